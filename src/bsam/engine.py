@@ -1,0 +1,454 @@
+"""The two gradients of a step: one engine, three doors, and what ``.grad`` means between them.
+
+A sharpness-aware step takes two gradients. Whoever takes them, a closure, two contexts or a
+trainer that owns the loop, goes through :class:`TwoPassOptimizer`: it moves the weights, puts them
+back, sets ``.grad`` aside, averages over sub-batches and refuses what would be silently wrong. Where
+the weights move to, and what a step makes of the gradients, is the subclass'.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bsam import gradients as checks
+from bsam import options
+
+Closure = Callable[[], Any]
+Gradients = dict[Tensor, Tensor | None]
+"""Gradient by parameter, None where a pass left none; in the order of the parameter groups."""
+
+_DOORS = (
+    "Three ways in: step(closure); `with optimizer.sampled(): backward`, then `with "
+    "optimizer.perturbed(): backward`, then step(); or these two contexts around the backward "
+    "passes of a trainer that calls step() itself."
+)
+
+
+class _OpenPair(NamedTuple):
+    """A sub-batch whose first gradient is taken and whose second is still to come."""
+
+    gradients: Gradients
+    weight: float | None
+
+
+class TwoPassOptimizer(torch.optim.Optimizer):
+    """What :class:`bsam.BSAM` and :class:`bsam.SAM` share; a subclass says where to go."""
+
+    _sample_is_mean = False
+    """True where the first gradient is taken at the mean itself, so that nothing need be copied."""
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        self._phase = "mean"
+        self._discard()
+        super().__init__(params, defaults)
+
+    # -------------------------------------------------------------- what a subclass defines
+
+    @abstractmethod
+    def _to_sample(self, params: list[Tensor]) -> None:
+        """Move the weights from the mean to where the first gradient is taken."""
+
+    @abstractmethod
+    def _to_perturbation(self, gradients: Gradients) -> Gradients:
+        """Move the weights from the mean uphill; return what to record of the first gradients."""
+
+    def _record(self, record: Gradients, share: float) -> None:
+        """Fold what ``_to_perturbation`` returned into the means over sub-batches."""
+
+    @abstractmethod
+    def _update(self) -> None:
+        """Make the step out of ``.grad`` and what was recorded."""
+
+    @abstractmethod
+    def _create_state(self) -> None:
+        """Create the state that is missing; change nothing else."""
+
+    def _checked_options(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of a group as plain values, or raise for one that is not allowed."""
+        return {}
+
+    # -------------------------------------------------------------- the two contexts
+
+    @property
+    def phase(self) -> str:
+        """Where the weights are: ``"mean"``, ``"sampled"`` or ``"perturbed"``."""
+        return self._phase
+
+    @contextmanager
+    def sampled(self, *, weight: float | None = None, loss_scale: float = 1.0) -> Iterator[None]:
+        """Take the first gradient of a sub-batch: forward and backward go inside.
+
+        On entry ``.grad`` is set aside and the weights move; on exit, however it comes about, the
+        weights are bit for bit the mean again and ``.grad`` is what it was.
+
+        Args:
+            weight: weight of this sub-batch in the means over sub-batches, for example its number
+                of examples; positive. None counts as 1.
+            loss_scale: what the loss was divided by, where a trainer divides it by the number of
+                micro-batches; positive.
+
+        Raises:
+            RuntimeError: inside another context or straight after another ``sampled()``; for a
+                gradient that is sparse or not finite.
+            ValueError, TypeError: if weight or loss_scale is not a positive number.
+        """
+        self._require_mean("sampled()")
+        if self._open is not None:
+            raise RuntimeError(
+                "sampled() came twice without perturbed() between: finish the sub-batch with "
+                "`with optimizer.perturbed(): backward`, or discard it with zero_grad()."
+            )
+        _check_factors(weight, loss_scale)
+        self._discard_if_cleared()
+        params = self._trainable()
+        with self._moved("sampled", params, copy=not self._sample_is_mean):
+            self._to_sample(params)
+            yield
+            gradients = self._collect(params, loss_scale)
+        self._open = _OpenPair(gradients, weight)
+
+    @contextmanager
+    def perturbed(self, *, weight: float | None = None, loss_scale: float = 1.0) -> Iterator[None]:
+        """Take the second gradient of the sub-batch: forward and backward go inside, once more.
+
+        After it ``.grad`` is the mean of the second gradients over the sub-batches so far, there to
+        be clipped; ``step()`` reads it.
+
+        Args:
+            weight: as for :meth:`sampled`; given to one of the two, it holds for both.
+            loss_scale: as for :meth:`sampled`.
+
+        Raises:
+            RuntimeError: without a ``sampled()`` before; for a gradient that is sparse or not
+                finite. Only this sub-batch is lost then.
+            ValueError, TypeError: if weight or loss_scale is not a positive number, or if weight
+                differs from that of ``sampled()``.
+        """
+        self._require_mean("perturbed()")
+        if self._open is None:
+            raise RuntimeError(
+                "perturbed() came before sampled(): take the first gradient of this sub-batch "
+                "with `with optimizer.sampled(): backward`."
+            )
+        _check_factors(weight, loss_scale)
+        pair_weight = _agreed(self._open.weight, weight)
+        first = self._open.gradients
+        self._open = None  # used up, even if what follows fails
+        with self._moved("perturbed", list(first)):
+            record = self._to_perturbation(first)
+            yield
+            second = self._collect(list(first), loss_scale)
+        for p, gradient in second.items():
+            if gradient is None and first[p] is not None:
+                second[p] = torch.zeros_like(p)
+        self._weight_sum += pair_weight
+        self._sub_batches += 1
+        self._merge(second, pair_weight / self._weight_sum)
+        self._record(record, pair_weight / self._weight_sum)
+
+    @contextmanager
+    def _moved(self, phase: str, params: list[Tensor], copy: bool = True) -> Iterator[None]:
+        """Have ``.grad`` empty inside; put it and the weights back, however it ends."""
+        means = [p.detach().clone() for p in params] if copy else []
+        # Past the first sub-batch .grad holds the mean so far, and must survive a backward.
+        outside = [checks.with_own_storage(p.grad) if self._weight_sum else p.grad for p in params]
+        for p in params:
+            p.grad = None
+        self._phase = phase
+        try:
+            yield
+        finally:
+            if means:
+                with torch.no_grad():
+                    torch._foreach_copy_(params, means)
+            for p, gradient in zip(params, outside, strict=True):
+                p.grad = gradient
+            self._phase = "mean"
+
+    def _collect(self, params: list[Tensor], loss_scale: float) -> Gradients:
+        gradients = {p: None if p.grad is None else p.grad.detach() for p in params}
+        present = _present(gradients)
+        checks.require_dense(present, self._label)
+        if loss_scale != 1.0 and present:
+            torch._foreach_mul_(list(present.values()), loss_scale)
+        checks.require_finite(present, self._phase, self._label)
+        return gradients
+
+    @torch.no_grad()
+    def _merge(self, gradients: Gradients, share: float) -> None:
+        for p, gradient in gradients.items():
+            so_far = None if share == 1.0 else p.grad
+            p.grad = checks.running_mean(so_far, gradient, share)
+
+    # -------------------------------------------------------------- the step
+
+    @torch.no_grad()
+    def step(self, closure: Closure | Iterable[Closure] | None = None) -> Tensor | None:
+        """Make one step.
+
+        Args:
+            closure: computes the loss of a batch (its mean over the examples), calls backward or
+                sets ``.grad`` itself, and returns the loss; it is called twice. A list of m
+                closures makes m sub-batches (m-sharpness). None uses what the contexts recorded.
+
+        Returns:
+            The mean loss at the perturbed points as a detached 0-d tensor; None without closures
+            or if a closure returned None.
+
+        Raises:
+            RuntimeError: inside a context, between the two, with closures while pairs are
+                recorded, for gradients that no context recorded, and for gradients that are
+                sparse or not finite; weights and state are then as before the step.
+            TypeError, ValueError: for closures that cannot be called, none in the list, or a loss
+                that is not one number.
+        """
+        self._require_settled("step()")
+        if closure is None:
+            self._step_recorded()
+            return None
+        closures = _closures(closure)
+        self._discard_if_cleared()
+        if self._weight_sum:
+            raise RuntimeError(
+                "step(closure) came while sub-batches recorded by the contexts are waiting: call "
+                "step() to use them or zero_grad() to discard them first."
+            )
+        before = {p: p.grad for p in self._trainable()}
+        try:
+            losses = [self._pair(each) for each in closures]
+            self._update()
+        except BaseException:
+            for p, gradient in before.items():
+                p.grad = gradient
+            raise
+        finally:
+            self._discard()
+        return _mean_loss(losses)
+
+    def _pair(self, closure: Closure) -> Tensor | None:
+        with self.sampled(), torch.enable_grad():
+            closure()
+        with self.perturbed(), torch.enable_grad():
+            return _loss(closure())
+
+    def _step_recorded(self) -> None:
+        self._discard_if_cleared()
+        present = _present({p: p.grad for p in self._trainable()})
+        if not self._weight_sum:
+            self._require_zero(present)
+            self._create_state()
+            return
+        try:
+            # Whoever clips or unscales has had its hands on the gradients since perturbed().
+            checks.require_finite(present, "perturbed", self._label)
+            self._update()
+        finally:
+            self._discard()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients; outside the contexts also discard what they recorded.
+
+        Args:
+            set_to_none: as in :meth:`torch.optim.Optimizer.zero_grad`.
+        """
+        if self._phase == "mean":
+            self._discard()
+        super().zero_grad(set_to_none)
+
+    def train(self, mode: bool = True) -> None:
+        """Do nothing; for loops that put every optimizer into training mode."""
+
+    def eval(self) -> None:
+        """Do nothing; for loops that put every optimizer into evaluation mode."""
+
+    # -------------------------------------------------------------- groups and state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as :meth:`torch.optim.Optimizer.add_param_group`.
+
+        A parameter that stands in the group twice (tied weights) counts once.
+
+        Raises:
+            RuntimeError: inside a context or between the two.
+            TypeError: for complex or sparse parameters.
+            ValueError, TypeError: for an option that is not allowed.
+        """
+        self._require_settled("add_param_group()")
+        if isinstance(param_group, dict):
+            number = len(self.param_groups)
+            param_group["params"] = _distinct(param_group["params"], number)
+            try:
+                checked = self._checked_options({**self.defaults, **param_group})
+            except (TypeError, ValueError) as error:
+                where = f" (parameter group {number})" if number else ""
+                raise type(error)(f"{error}{where}") from None
+            param_group.update(checked)
+        self._append_group(param_group)
+
+    def _append_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, as :meth:`torch.optim.Optimizer.state_dict`.
+
+        Raises:
+            RuntimeError: inside a context or between the two.
+        """
+        self._require_settled("state_dict()")
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, as :meth:`torch.optim.Optimizer.load_state_dict`; recorded pairs are lost.
+
+        Raises:
+            RuntimeError: inside a context.
+            ValueError: if the state dict does not fit.
+        """
+        self._require_mean("load_state_dict()")
+        super().load_state_dict(state_dict)
+        self._discard()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._require_settled("pickling or copying")
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._phase = "mean"
+        self._discard()
+        super().__setstate__(state)
+
+    # -------------------------------------------------------------- bookkeeping
+
+    def _discard(self) -> None:
+        """Forget the sub-batches recorded so far."""
+        self._open: _OpenPair | None = None
+        self._weight_sum = 0.0
+        self._sub_batches = 0
+
+    def _discard_if_cleared(self) -> None:
+        """Forget them too where a trainer ended a skipped step by ``model.zero_grad()``."""
+        if self._weight_sum and all(p.grad is None for p in self._trainable()):
+            self._discard()
+
+    def _trainable(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+
+    def _label(self, param: Tensor) -> str:
+        for number, group in enumerate(self.param_groups):
+            for index, p in enumerate(group["params"]):
+                if p is param:
+                    names = group.get("param_names")
+                    return repr(names[index]) if names else _numbered(number, index, p)
+        raise KeyError("not a parameter of this optimizer")
+
+    def _require_mean(self, what: str) -> None:
+        if self._phase != "mean":
+            raise RuntimeError(
+                f"{what} inside `with optimizer.{self._phase}()`: leave that context first."
+            )
+
+    def _require_settled(self, what: str) -> None:
+        self._require_mean(what)
+        if self._open is not None:
+            raise RuntimeError(
+                f"{what} between sampled() and perturbed(): finish the sub-batch with "
+                "`with optimizer.perturbed(): backward`, or discard it with zero_grad()."
+            )
+
+    def _require_zero(self, present: dict[Tensor, Tensor]) -> None:
+        for p, gradient in present.items():
+            if gradient.layout != torch.strided or gradient.count_nonzero():
+                raise RuntimeError(
+                    f"step() found gradients that no context recorded (parameter "
+                    f"{self._label(p)}). {_DOORS}"
+                )
+
+
+def _present(gradients: Gradients) -> dict[Tensor, Tensor]:
+    return {p: gradient for p, gradient in gradients.items() if gradient is not None}
+
+
+def _check_factors(weight: float | None, loss_scale: float) -> None:
+    if weight is not None:
+        options.real("weight", weight, above=0.0, advice="pass the sub-batch's number of examples")
+    options.real("loss_scale", loss_scale, above=0.0, advice="pass what the loss was divided by")
+
+
+def _agreed(first: float | None, second: float | None) -> float:
+    given = {weight for weight in (first, second) if weight is not None}
+    if len(given) > 1:
+        raise ValueError(
+            f"weight={second!r}: must be that of sampled(), {first!r}; both passes are over the "
+            "same sub-batch, so give it to one of them only."
+        )
+    return float(given.pop()) if given else 1.0
+
+
+def _closures(closure: Closure | Iterable[Closure]) -> list[Closure]:
+    closures = [closure] if callable(closure) else closure
+    advice = "pass a function that computes the loss and calls backward, or a list of such"
+    if not isinstance(closures, Iterable):
+        raise TypeError(f"closure={closure!r}: must be callable; {advice}.")
+    closures = list(closures)
+    for each in closures:
+        if not callable(each):
+            raise TypeError(f"closure={each!r} in the list: must be callable; {advice}.")
+    if not closures:
+        raise ValueError(f"closure={closure!r}: must hold at least one function; {advice}.")
+    return closures
+
+
+def _loss(value: Any) -> Tensor | None:
+    if value is None:
+        return None
+    loss = torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+    if loss.numel() != 1:
+        raise ValueError(
+            f"the closure returned a loss of shape {tuple(loss.shape)}: must be one number; "
+            "return the mean over the examples."
+        )
+    loss = loss.detach().reshape(())
+    return loss if loss.is_floating_point() else loss.to(torch.get_default_dtype())
+
+
+def _mean_loss(losses: list[Tensor | None]) -> Tensor | None:
+    given = [loss for loss in losses if loss is not None]
+    return torch.stack(given).mean() if len(given) == len(losses) else None
+
+
+def groups_of(params: Any) -> list[dict[str, Any]]:
+    """Return what torch takes as ``params`` as a list of groups without repeated tensors."""
+    if isinstance(params, Tensor):
+        return params  # torch says what is wrong with that
+    entries = list(params)
+    groups = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
+    return [{**g, "params": _distinct(g["params"], i)} for i, g in enumerate(groups)]
+
+
+def _distinct(params: Any, group: int) -> Any:
+    """Check the tensors of a group and drop repeated ones; leave to torch what it refuses."""
+    if isinstance(params, Tensor):
+        params = [params]
+    if isinstance(params, set):
+        return params
+    distinct: dict[int, Any] = {}
+    for index, entry in enumerate(params):
+        p = entry[1] if isinstance(entry, tuple) else entry
+        if isinstance(p, Tensor) and (p.is_complex() or p.layout != torch.strided):
+            name = repr(entry[0]) if isinstance(entry, tuple) else _numbered(group, index, p)
+            kind = "complex" if p.is_complex() else "sparse"
+            cure = "torch.view_as_real" if p.is_complex() else "to_dense"
+            raise TypeError(
+                f"params: parameter {name} is {kind}: must be real and dense; optimize its "
+                f"{cure}() instead."
+            )
+        distinct.setdefault(id(p), entry)
+    return list(distinct.values())
+
+
+def _numbered(group: int, index: int, p: Tensor) -> str:
+    return f"{index} of group {group}, shape {tuple(p.shape)}"

@@ -1,0 +1,78 @@
+"""Gradients as a pass leaves them: dense and finite, or an error that names the parameter."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+Label = Callable[[Tensor], str]
+"""Gives the words for a parameter in a message."""
+
+
+def require_dense(gradients: Mapping[Tensor, Tensor], label: Label) -> None:
+    """Refuse sparse gradients.
+
+    Args:
+        gradients: gradient by parameter.
+        label: the words for a parameter.
+
+    Raises:
+        RuntimeError: that names the first parameter with a sparse gradient.
+    """
+    for param, gradient in gradients.items():
+        if gradient.layout != torch.strided:
+            raise RuntimeError(
+                f"parameter {label(param)} has a sparse gradient ({gradient.layout}): gradients "
+                "must be dense; build the layer without sparse=True."
+            )
+
+
+def require_finite(gradients: Mapping[Tensor, Tensor], pass_name: str, label: Label) -> None:
+    """Refuse gradients with NaN or infinity, at the price of one reduction over all of them.
+
+    Args:
+        gradients: gradient by parameter.
+        pass_name: where they come from, for the message.
+        label: the words for a parameter.
+
+    Raises:
+        RuntimeError: that names the pass and the first offending parameter.
+    """
+    tensors = [gradient for gradient in gradients.values() if gradient.numel()]
+    if not tensors:
+        return
+    # The largest magnitude, not a 2-norm: that can overflow where every element is finite.
+    norms = torch._foreach_norm(tensors, ord=float("inf"))
+    if torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().all():
+        return
+    param, gradient = next(pair for pair in gradients.items() if not pair[1].isfinite().all())
+    bad = int((~gradient.isfinite()).sum())
+    raise RuntimeError(
+        f"the {pass_name} pass gave a non-finite gradient: parameter {label(param)}, {bad} of "
+        f"{gradient.numel()} elements; weights and state are as before the step. Look for an "
+        "overflow in the loss, lower lr or rho, or raise damping."
+    )
+
+
+def with_own_storage(gradient: Tensor | None) -> Tensor | None:
+    """Return the gradient, or a copy of it if others share its storage.
+
+    DistributedDataParallel keeps gradients as views into buckets that the next backward
+    overwrites; what must last until ``step`` has to own its memory.
+    """
+    if gradient is None or gradient.layout != torch.strided:
+        return gradient
+    own = gradient.numel() * gradient.element_size()
+    return gradient if gradient.untyped_storage().nbytes() <= own else gradient.clone()
+
+
+def running_mean(mean: Tensor | None, value: Tensor | None, share: float) -> Tensor | None:
+    """Fold a value into a weighted mean in which it has the given share; None stands for zeros.
+
+    Both tensors may be changed in place; the result is one of them.
+    """
+    if value is None:
+        return None if mean is None else mean.mul_(1.0 - share)
+    if mean is None:
+        return value if share == 1.0 else value.mul_(share)
+    return mean.lerp_(value, share)
