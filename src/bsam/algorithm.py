@@ -26,16 +26,12 @@ from bsam import gaussian
 ORDERS = ("precision_first", "mean_first")
 
 
-def sample(
-    weights: list[Tensor], noise: list[Tensor], s: list[Tensor], *, num_data: float
-) -> None:
+def sample(weights: list[Tensor], noise: list[Tensor], s: list[Tensor], *, num_data: float) -> None:
     r"""Move weights from the mean to a draw: :math:`\omega + e / \sqrt{N s}`."""
     torch._foreach_add_(weights, gaussian.deviations(noise, s, num_data))
 
 
-def perturb(
-    weights: list[Tensor], gradients: list[Tensor], s: list[Tensor], *, rho: float
-) -> None:
+def perturb(weights: list[Tensor], gradients: list[Tensor], s: list[Tensor], *, rho: float) -> None:
     r"""Move weights from the mean uphill: :math:`\omega + \rho g / s`."""
     perturbations = torch._foreach_mul(gradients, rho)
     torch._foreach_div_(perturbations, s)

@@ -2,12 +2,12 @@
 
 A sharpness-aware step takes two gradients. Whoever takes them, a closure, two contexts or a
 trainer that owns the loop, goes through :class:`TwoPassOptimizer`: it moves the weights, puts them
-back, sets ``.grad`` aside, averages over sub-batches and refuses what would be silently wrong. Where
-the weights move to, and what a step makes of the gradients, is the subclass'.
+back, sets ``.grad`` aside, averages over sub-batches and refuses what would be silently wrong.
+Where the weights move to, and what a step makes of the gradients, is the subclass'.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,10 +16,9 @@ from torch import Tensor
 
 from bsam import gradients as checks
 from bsam import options
+from bsam.gradients import Gradients, present
 
 Closure = Callable[[], Any]
-Gradients = dict[Tensor, Tensor | None]
-"""Gradient by parameter, None where a pass left none; in the order of the parameter groups."""
 
 _DOORS = (
     "Three ways in: step(closure); `with optimizer.sampled(): backward`, then `with "
@@ -67,9 +66,9 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     def _create_state(self) -> None:
         """Create the state that is missing; change nothing else."""
 
+    @abstractmethod
     def _checked_options(self, group: dict[str, Any]) -> dict[str, Any]:
         """Return the options of a group as plain values, or raise for one that is not allowed."""
-        return {}
 
     # -------------------------------------------------------------- the two contexts
 
@@ -79,7 +78,9 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         return self._phase
 
     @contextmanager
-    def sampled(self, *, weight: float | None = None, loss_scale: float = 1.0) -> Iterator[None]:
+    def sampled(
+        self, *, weight: float | None = None, loss_scale: float = 1.0
+    ) -> Generator[None, None, None]:
         """Take the first gradient of a sub-batch: forward and backward go inside.
 
         On entry ``.grad`` is set aside and the weights move; on exit, however it comes about, the
@@ -112,7 +113,9 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         self._open = _OpenPair(gradients, weight)
 
     @contextmanager
-    def perturbed(self, *, weight: float | None = None, loss_scale: float = 1.0) -> Iterator[None]:
+    def perturbed(
+        self, *, weight: float | None = None, loss_scale: float = 1.0
+    ) -> Generator[None, None, None]:
         """Take the second gradient of the sub-batch: forward and backward go inside, once more.
 
         After it ``.grad`` is the mean of the second gradients over the sub-batches so far, there to
@@ -151,7 +154,9 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         self._record(record, pair_weight / self._weight_sum)
 
     @contextmanager
-    def _moved(self, phase: str, params: list[Tensor], copy: bool = True) -> Iterator[None]:
+    def _moved(
+        self, phase: str, params: list[Tensor], copy: bool = True
+    ) -> Generator[None, None, None]:
         """Have ``.grad`` empty inside; put it and the weights back, however it ends."""
         means = [p.detach().clone() for p in params] if copy else []
         # Past the first sub-batch .grad holds the mean so far, and must survive a backward.
@@ -171,11 +176,11 @@ class TwoPassOptimizer(torch.optim.Optimizer):
 
     def _collect(self, params: list[Tensor], loss_scale: float) -> Gradients:
         gradients = {p: None if p.grad is None else p.grad.detach() for p in params}
-        present = _present(gradients)
-        checks.require_dense(present, self._label)
-        if loss_scale != 1.0 and present:
-            torch._foreach_mul_(list(present.values()), loss_scale)
-        checks.require_finite(present, self._phase, self._label)
+        given = present(gradients)
+        checks.require_dense(given, self._label)
+        if loss_scale != 1.0 and given:
+            torch._foreach_mul_(list(given.values()), loss_scale)
+        checks.require_finite(given, self._phase, self._label)
         return gradients
 
     @torch.no_grad()
@@ -187,7 +192,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     # -------------------------------------------------------------- the step
 
     @torch.no_grad()
-    def step(self, closure: Closure | Iterable[Closure] | None = None) -> Tensor | None:
+    def step(self, closure: Closure | Iterable[Closure] | None = None) -> Any:
         """Make one step.
 
         Args:
@@ -237,14 +242,14 @@ class TwoPassOptimizer(torch.optim.Optimizer):
 
     def _step_recorded(self) -> None:
         self._discard_if_cleared()
-        present = _present({p: p.grad for p in self._trainable()})
+        given = present({p: p.grad for p in self._trainable()})
         if not self._weight_sum:
-            self._require_zero(present)
+            self._require_zero(given)
             self._create_state()
             return
         try:
             # Whoever clips or unscales has had its hands on the gradients since perturbed().
-            checks.require_finite(present, "perturbed", self._label)
+            checks.require_finite(given, "perturbed", self._label)
             self._update()
         finally:
             self._discard()
@@ -359,17 +364,13 @@ class TwoPassOptimizer(torch.optim.Optimizer):
                 "`with optimizer.perturbed(): backward`, or discard it with zero_grad()."
             )
 
-    def _require_zero(self, present: dict[Tensor, Tensor]) -> None:
-        for p, gradient in present.items():
+    def _require_zero(self, gradients: dict[Tensor, Tensor]) -> None:
+        for p, gradient in gradients.items():
             if gradient.layout != torch.strided or gradient.count_nonzero():
                 raise RuntimeError(
                     f"step() found gradients that no context recorded (parameter "
                     f"{self._label(p)}). {_DOORS}"
                 )
-
-
-def _present(gradients: Gradients) -> dict[Tensor, Tensor]:
-    return {p: gradient for p, gradient in gradients.items() if gradient is not None}
 
 
 def _check_factors(weight: float | None, loss_scale: float) -> None:

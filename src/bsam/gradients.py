@@ -5,8 +5,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+Gradients = dict[Tensor, Tensor | None]
+"""Gradient by parameter, None where a pass left none; in the order of the parameter groups."""
+
 Label = Callable[[Tensor], str]
 """Gives the words for a parameter in a message."""
+
+
+def present(gradients: Gradients) -> dict[Tensor, Tensor]:
+    """Return those that are there."""
+    return {p: gradient for p, gradient in gradients.items() if gradient is not None}
 
 
 def require_dense(gradients: Mapping[Tensor, Tensor], label: Label) -> None:

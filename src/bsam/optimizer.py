@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bsam import algorithm, options
-from bsam.engine import Gradients, TwoPassOptimizer
-from bsam.gradients import running_mean
+from bsam.engine import TwoPassOptimizer
+from bsam.gradients import Gradients, present, running_mean
 from bsam.noise import SEEDS, standard_normal
 
 
@@ -26,8 +26,8 @@ class BSAM(TwoPassOptimizer):
         s &\leftarrow \beta_2 s + (1-\beta_2)(\overline{\sqrt{s}\,|g|} + \delta + \gamma) \\
         \omega &\leftarrow \omega - \alpha\, g_m / s
 
-    with :math:`\ell_j` the *mean* loss over sub-batch j, bars for means over the sub-batches, and no
-    bias correction. The posterior is :math:`N(\omega, 1/(N s))`, element by element.
+    with :math:`\ell_j` the *mean* loss over sub-batch j, bars for means over the sub-batches, and
+    no bias correction. The posterior is :math:`N(\omega, 1/(N s))`, element by element.
 
     Each step takes two gradients, in one of three ways: ``step(closure)``, the contexts
     :meth:`sampled` and :meth:`perturbed` before ``step()``, or these contexts around the backward
@@ -52,10 +52,10 @@ class BSAM(TwoPassOptimizer):
             1e-6 of the others).
         seed: seed of the noise, in ``[0, 2**63)``; None draws one from torch's generator.
 
-    State for each parameter p in ``state[p]``: ``exp_avg`` (:math:`g_m`) and ``s``, of p's shape and
-    float32 (float64 for float64 parameters), and ``step``, its number of updates. ``param_groups``
-    hold the hyperparameters, the seed and ``calls``, the number of updates that drives the noise, so
-    that a run resumed from ``state_dict`` goes on bit for bit.
+    State for each parameter p in ``state[p]``: ``exp_avg`` (:math:`g_m`) and ``s``, of p's shape
+    and float32 (float64 for float64 parameters), and ``step``, its number of updates.
+    ``param_groups`` hold the hyperparameters, the seed and ``calls``, the number of updates that
+    drives the noise, so that a run resumed from ``state_dict`` goes on bit for bit.
 
     Raises:
         ValueError, TypeError: for a value that is not allowed; the message says what is.
@@ -160,10 +160,11 @@ class BSAM(TwoPassOptimizer):
     @torch.no_grad()
     def _to_perturbation(self, gradients: Gradients) -> Gradients:
         record: Gradients = dict.fromkeys(gradients)
-        for group, bundle in self._bundles([p for p in gradients if gradients[p] is not None]):
+        given = present(gradients)
+        for group, bundle in self._bundles(list(given)):
             lines = _lines(group["compiled"])
             s = self._states(bundle, "s")
-            first = [gradients[p].to(each.dtype) for p, each in zip(bundle, s, strict=True)]
+            first = _in_state_dtype([given[p] for p in bundle])
             lines.perturb(bundle, first, s, rho=group["rho"])
             record.update(zip(bundle, lines.gradient_scales(first, s), strict=True))
         return record
@@ -175,17 +176,17 @@ class BSAM(TwoPassOptimizer):
 
     @torch.no_grad()
     def _update(self) -> None:
-        touched = [p for p in self._trainable() if p.grad is not None]
-        for group, bundle in self._bundles(touched):
+        gradients = present({p: p.grad for p in self._trainable()})
+        for group, bundle in self._bundles(list(gradients)):
             s = self._states(bundle, "s")
             scales = [self._scales.get(p) for p in bundle]
             _lines(group["compiled"]).update(
                 bundle,
                 self._states(bundle, "exp_avg"),
                 s,
-                [p.grad.to(each.dtype) for p, each in zip(bundle, s, strict=True)],
+                _in_state_dtype([gradients[p] for p in bundle]),
                 [torch.zeros_like(b) if a is None else a for a, b in zip(scales, s, strict=True)],
-                lr=group["lr"],
+                lr=_learning_rate(group),
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
                 weight_decay=group["weight_decay"],
@@ -294,6 +295,12 @@ def _compiled_lines() -> SimpleNamespace:
     return SimpleNamespace(**{name: torch.compile(getattr(algorithm, name)) for name in names})
 
 
+def _learning_rate(group: dict[str, Any]) -> float | Tensor:
+    # A compiled function takes a number for a constant: a schedule would compile every step anew.
+    as_tensor = group["compiled"] and not isinstance(group["lr"], Tensor)
+    return torch.tensor(group["lr"], dtype=torch.float64) if as_tensor else group["lr"]
+
+
 def _use_foreach(foreach: bool | None, p: Tensor) -> bool:
     # On a CPU a tensor at a time stays in cache; on an accelerator a launch for each costs more.
     return p.device.type != "cpu" if foreach is None else foreach
@@ -301,6 +308,10 @@ def _use_foreach(foreach: bool | None, p: Tensor) -> bool:
 
 def _state_dtype(p: Tensor) -> torch.dtype:
     return torch.float64 if p.dtype == torch.float64 else torch.float32
+
+
+def _in_state_dtype(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.to(_state_dtype(tensor)) for tensor in tensors]
 
 
 def _runs(params: list[Tensor], first: dict[Tensor, int]) -> list[list[Tensor]]:
@@ -362,7 +373,7 @@ def _checked(group: dict[str, Any]) -> dict[str, Any]:
 def _checked_seed(seed: object) -> int:
     if seed is None:
         return int(torch.randint(SEEDS - 1, ()))
-    return options.integer("seed", seed, below=SEEDS, advice="None draws one from torch's generator")
+    return options.integer("seed", seed, below=SEEDS, advice="None draws one from torch")
 
 
 def _require_bsam(state_dict: dict[str, Any]) -> None:

@@ -33,9 +33,7 @@ def real(
         raise TypeError(f"{name}={value!r}: must be a real number, not {_kind(value)}; {advice}.")
     number = float(value)
     in_range = at_least <= number <= at_most and above < number < below
-    if not (in_range or (infinite and number == math.inf)) or (
-        math.isinf(number) and not infinite
-    ):
+    if not (in_range or (infinite and number == math.inf)) or (math.isinf(number) and not infinite):
         allowed = _range(at_least, above, at_most, below, infinite)
         raise ValueError(f"{name}={value!r}: must be {allowed}; {advice}.")
     return number
@@ -67,13 +65,17 @@ def betas(value: object) -> tuple[float, float]:
     )
 
 
-def integer(name: str, value: object, *, below: int, advice: str) -> int:
-    """Return ``value`` as an int if it is an integer in ``[0, below)``."""
+def integer(
+    name: str, value: object, *, at_least: int = 0, below: int | None = None, advice: str
+) -> int:
+    """Return ``value`` as an int if it is an integer in ``[at_least, below)``."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}={value!r}: must be an integer, not {_kind(value)}; {advice}.")
-    if not 0 <= value < below:
-        raise ValueError(f"{name}={value!r}: must be at least 0 and less than {below}; {advice}.")
-    return int(value)
+    number = int(value)
+    if number < at_least or (below is not None and number >= below):
+        end = "" if below is None else f" and less than {below}"
+        raise ValueError(f"{name}={value!r}: must be at least {at_least}{end}; {advice}.")
+    return number
 
 
 def one_of(name: str, value: object, allowed: Sequence[object], *, advice: str) -> object:

@@ -1,6 +1,6 @@
 """SAM: the baseline that bSAM is measured against, over any of torch's optimizers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bsam import options
-from bsam.engine import Gradients, TwoPassOptimizer, groups_of
+from bsam.engine import TwoPassOptimizer, groups_of
+from bsam.gradients import Gradients, present
 
 
 class SAM(TwoPassOptimizer):
@@ -19,13 +20,14 @@ class SAM(TwoPassOptimizer):
         \epsilon_j = \rho\, \frac{g_j}{\lVert g_j \rVert_2}, \qquad
         q_j = \nabla \ell_j(w + \epsilon_j)
 
-    for sub-batches j, with one 2-norm over all parameters together; the base optimizer then makes its
-    step at w with the mean of the :math:`q_j`. With ``adaptive=True`` (ASAM)
-    :math:`\epsilon_j = \rho\, w^2 g_j / \lVert\, |w|\, g_j \rVert_2`. A zero gradient perturbs by zero.
+    for sub-batches j, with one 2-norm over all parameters together; the base optimizer then makes
+    its step at w with the mean of the :math:`q_j`. With ``adaptive=True`` (ASAM)
+    :math:`\epsilon_j = \rho\, w^2 g_j / \lVert\, |w|\, g_j \rVert_2`. A zero gradient perturbs by
+    zero.
 
-    The three ways to make a step are those of :class:`bsam.BSAM`; :meth:`sampled` takes the gradient
-    at the weights themselves. ``param_groups`` and ``state`` are the base optimizer's own, so
-    schedulers reach both and ``state_dict`` holds all there is; ``rho`` and ``adaptive`` are
+    The three ways to make a step are those of :class:`bsam.BSAM`; :meth:`sampled` takes the
+    gradient at the weights themselves. ``param_groups`` and ``state`` are the base optimizer's own,
+    so schedulers reach both and ``state_dict`` holds all there is; ``rho`` and ``adaptive`` are
     keys of the groups beside the base's.
 
     Args:
@@ -85,8 +87,7 @@ class SAM(TwoPassOptimizer):
         groups = {p: group for group in self.param_groups for p in group["params"]}
         uphill = {
             p: _wide(p.abs() * gradient if groups[p]["adaptive"] else gradient)
-            for p, gradient in gradients.items()
-            if gradient is not None
+            for p, gradient in present(gradients).items()
         }
         norm = torch.nn.utils.get_total_norm(uphill.values())
         for p, direction in uphill.items():
@@ -141,7 +142,7 @@ class SAM(TwoPassOptimizer):
 
 
 @contextmanager
-def _without_gradient(params: list[Tensor]) -> Iterator[None]:
+def _without_gradient(params: list[Tensor]) -> Generator[None, None, None]:
     aside = [p.grad for p in params]
     for p in params:
         p.grad = None

@@ -1,0 +1,1 @@
+"""Experiments on real data: data, models, methods, training, evaluation; extra ``experiments``."""

@@ -1,0 +1,59 @@
+"""Predicted probabilities, at the weights and averaged over samples of the posterior."""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bsam import BSAM, gaussian
+from bsam.noise import standard_normal
+
+
+@torch.no_grad()
+def probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    """Return class probabilities, shape (n, classes), float64, at the model's weights."""
+    model.eval()
+    return model(images).double().softmax(1)
+
+
+@torch.no_grad()
+def sampled_probabilities(
+    model: nn.Module, optimizer: BSAM, images: Tensor, *, num_samples: int, seed: int
+) -> Tensor:
+    r"""Return class probabilities averaged over weights drawn from :math:`N(\omega, 1/(N s))`.
+
+    Args:
+        model: trained with the optimizer; its weights, the mean, are left alone.
+        optimizer: holds s and num_data.
+        images: what to predict, shape (n, ...).
+        num_samples: number of draws, at least 1.
+        seed: of the draws.
+
+    Returns:
+        Shape (n, classes), float64.
+    """
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64, device=images.device)
+    for number in range(num_samples):
+        weights = _draw(model, optimizer, seed=seed, number=number)
+        total = total + functional_call(model, weights, images).double().softmax(1)
+    return total / num_samples
+
+
+def _draw(model: nn.Module, optimizer: BSAM, *, seed: int, number: int) -> dict[str, Tensor]:
+    (group,) = optimizer.param_groups
+    weights, first = {}, 0
+    for name, mean in model.named_parameters():
+        s = optimizer.state[mean]["s"]
+        noise = standard_normal(
+            first,
+            mean.numel(),
+            seed=seed,
+            call=number,
+            sub_batch=0,
+            dtype=s.dtype,
+            device=s.device,
+        )
+        (deviation,) = gaussian.deviations([noise.view_as(mean)], [s], group["num_data"])
+        weights[name] = mean + deviation
+        first += mean.numel()
+    return weights
