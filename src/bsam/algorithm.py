@@ -23,8 +23,6 @@ from torch import Tensor
 
 from bsam import gaussian
 
-ORDERS = ("precision_first", "mean_first")
-
 
 def sample(weights: list[Tensor], noise: list[Tensor], s: list[Tensor], *, num_data: float) -> None:
     r"""Move weights from the mean to a draw: :math:`\omega + e / \sqrt{N s}`."""

@@ -7,7 +7,7 @@ Where the weights move to, and what a step makes of the gradients, is the subcla
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from bsam import gradients as checks
-from bsam import options
+from bsam import options, parameters
+from bsam.closures import Closure, as_list, loss_of, mean_loss
 from bsam.gradients import Gradients, present
-
-Closure = Callable[[], Any]
 
 _DOORS = (
     "Three ways in: step(closure); `with optimizer.sampled(): backward`, then `with "
@@ -141,13 +140,14 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         pair_weight = _agreed(self._open.weight, weight)
         first = self._open.gradients
         self._open = None  # used up, even if what follows fails
-        with self._moved("perturbed", list(first)):
+        params, seen = list(first), present(first).keys()
+        with self._moved("perturbed", params):
             record = self._to_perturbation(first)
+            del first  # its memory is what the second gradients will need
             yield
-            second = self._collect(list(first), loss_scale)
-        for p, gradient in second.items():
-            if gradient is None and first[p] is not None:
-                second[p] = torch.zeros_like(p)
+            second = self._collect(params, loss_scale)
+        for p in seen - present(second).keys():
+            second[p] = torch.zeros_like(p)
         self._weight_sum += pair_weight
         self._sub_batches += 1
         self._merge(second, pair_weight / self._weight_sum)
@@ -197,8 +197,9 @@ class TwoPassOptimizer(torch.optim.Optimizer):
 
         Args:
             closure: computes the loss of a batch (its mean over the examples), calls backward or
-                sets ``.grad`` itself, and returns the loss; it is called twice. A list of m
-                closures makes m sub-batches (m-sharpness). None uses what the contexts recorded.
+                sets ``.grad`` itself, and returns the loss; it is called twice. It need not zero
+                the gradients. A list of m closures makes m sub-batches (m-sharpness). None uses
+                what the contexts recorded.
 
         Returns:
             The mean loss at the perturbed points as a detached 0-d tensor; None without closures
@@ -215,30 +216,27 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         if closure is None:
             self._step_recorded()
             return None
-        closures = _closures(closure)
+        closures = as_list(closure)
         self._discard_if_cleared()
         if self._weight_sum:
             raise RuntimeError(
                 "step(closure) came while sub-batches recorded by the contexts are waiting: call "
                 "step() to use them or zero_grad() to discard them first."
             )
-        before = {p: p.grad for p in self._trainable()}
+        for p in self._trainable():
+            p.grad = None  # left from the last step; keeping it would cost a copy at the peak
         try:
             losses = [self._pair(each) for each in closures]
             self._update()
-        except BaseException:
-            for p, gradient in before.items():
-                p.grad = gradient
-            raise
         finally:
             self._discard()
-        return _mean_loss(losses)
+        return mean_loss(losses)
 
     def _pair(self, closure: Closure) -> Tensor | None:
         with self.sampled(), torch.enable_grad():
             closure()
         with self.perturbed(), torch.enable_grad():
-            return _loss(closure())
+            return loss_of(closure())
 
     def _step_recorded(self) -> None:
         self._discard_if_cleared()
@@ -285,7 +283,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         self._require_settled("add_param_group()")
         if isinstance(param_group, dict):
             number = len(self.param_groups)
-            param_group["params"] = _distinct(param_group["params"], number)
+            param_group["params"] = parameters.distinct(param_group["params"], number)
             try:
                 checked = self._checked_options({**self.defaults, **param_group})
             except (TypeError, ValueError) as error:
@@ -347,7 +345,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
             for index, p in enumerate(group["params"]):
                 if p is param:
                     names = group.get("param_names")
-                    return repr(names[index]) if names else _numbered(number, index, p)
+                    return repr(names[index]) if names else parameters.numbered(number, index, p)
         raise KeyError("not a parameter of this optimizer")
 
     def _require_mean(self, what: str) -> None:
@@ -387,69 +385,3 @@ def _agreed(first: float | None, second: float | None) -> float:
             "same sub-batch, so give it to one of them only."
         )
     return float(given.pop()) if given else 1.0
-
-
-def _closures(closure: Closure | Iterable[Closure]) -> list[Closure]:
-    closures = [closure] if callable(closure) else closure
-    advice = "pass a function that computes the loss and calls backward, or a list of such"
-    if not isinstance(closures, Iterable):
-        raise TypeError(f"closure={closure!r}: must be callable; {advice}.")
-    closures = list(closures)
-    for each in closures:
-        if not callable(each):
-            raise TypeError(f"closure={each!r} in the list: must be callable; {advice}.")
-    if not closures:
-        raise ValueError(f"closure={closure!r}: must hold at least one function; {advice}.")
-    return closures
-
-
-def _loss(value: Any) -> Tensor | None:
-    if value is None:
-        return None
-    loss = torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
-    if loss.numel() != 1:
-        raise ValueError(
-            f"the closure returned a loss of shape {tuple(loss.shape)}: must be one number; "
-            "return the mean over the examples."
-        )
-    loss = loss.detach().reshape(())
-    return loss if loss.is_floating_point() else loss.to(torch.get_default_dtype())
-
-
-def _mean_loss(losses: list[Tensor | None]) -> Tensor | None:
-    given = [loss for loss in losses if loss is not None]
-    return torch.stack(given).mean() if len(given) == len(losses) else None
-
-
-def groups_of(params: Any) -> list[dict[str, Any]]:
-    """Return what torch takes as ``params`` as a list of groups without repeated tensors."""
-    if isinstance(params, Tensor):
-        return params  # torch says what is wrong with that
-    entries = list(params)
-    groups = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
-    return [{**g, "params": _distinct(g["params"], i)} for i, g in enumerate(groups)]
-
-
-def _distinct(params: Any, group: int) -> Any:
-    """Check the tensors of a group and drop repeated ones; leave to torch what it refuses."""
-    if isinstance(params, Tensor):
-        params = [params]
-    if isinstance(params, set):
-        return params
-    distinct: dict[int, Any] = {}
-    for index, entry in enumerate(params):
-        p = entry[1] if isinstance(entry, tuple) else entry
-        if isinstance(p, Tensor) and (p.is_complex() or p.layout != torch.strided):
-            name = repr(entry[0]) if isinstance(entry, tuple) else _numbered(group, index, p)
-            kind = "complex" if p.is_complex() else "sparse"
-            cure = "torch.view_as_real" if p.is_complex() else "to_dense"
-            raise TypeError(
-                f"params: parameter {name} is {kind}: must be real and dense; optimize its "
-                f"{cure}() instead."
-            )
-        distinct.setdefault(id(p), entry)
-    return list(distinct.values())
-
-
-def _numbered(group: int, index: int, p: Tensor) -> str:
-    return f"{index} of group {group}, shape {tuple(p.shape)}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from bsam import algorithm, options
 from bsam.engine import TwoPassOptimizer
 from bsam.gradients import Gradients, present, running_mean
-from bsam.noise import SEEDS, standard_normal
+from bsam.noise import standard_normal
 
 
 class BSAM(TwoPassOptimizer):
@@ -35,8 +35,9 @@ class BSAM(TwoPassOptimizer):
 
     Args:
         params: parameters, groups or ``model.named_parameters()`` (errors then give names).
-        lr: :math:`\alpha \ge 0`, a float or a 0-d tensor. On the scale of SGD's times s: about
-            ``damping`` times an SGD rate with ``momentum`` divided by ``1 - momentum``.
+        lr: :math:`\alpha \ge 0`, a float or a 0-d tensor. The mean moves by lr / s times the
+            averaged gradient, so a first guess is s times an SGD rate that includes momentum's
+            1 / (1 - momentum); s falls from ``s_init`` towards ``damping + weight_decay``.
         num_data: N > 0, effective number of training examples; with augmentation it may exceed
             their count. Infinity means no noise.
         rho: :math:`\rho \ge 0`, size of the perturbation.
@@ -111,8 +112,8 @@ class BSAM(TwoPassOptimizer):
             "foreach": foreach,
             "compiled": compiled,
         }
-        defaults |= _checked(defaults)
-        defaults |= {"seed": _checked_seed(seed), "calls": 0}
+        defaults |= options.of_bsam(defaults)
+        defaults |= {"seed": options.seed(seed), "calls": 0}
         super().__init__(params, defaults)
 
     def draw_noise(self, params: list[Tensor]) -> list[Tensor]:
@@ -222,23 +223,47 @@ class BSAM(TwoPassOptimizer):
             RuntimeError: inside a context.
             ValueError, TypeError: if it is not a state of BSAM or does not fit the parameters.
         """
-        loaded: dict[str, Any] = {}
-        handle = self.register_load_state_dict_pre_hook(
-            lambda _, final: _require_bsam(final) or loaded.update(final)
-        )
+        final: dict[str, Any] = {}
+
+        def check(_: Any, after_other_hooks: dict[str, Any]) -> None:
+            self._require_fitting(after_other_hooks)
+            final.update(after_other_hooks)
+
+        handle = self.register_load_state_dict_pre_hook(check)
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
         # torch gives state the dtype of the parameter; in bfloat16 s would never move again.
-        for number, p in _by_number(loaded["param_groups"], self.param_groups):
-            for name, value in loaded["state"].get(number, {}).items():
+        for number, p in _by_number(final["param_groups"], self.param_groups):
+            for name, value in final["state"].get(number, {}).items():
                 if name != "step":
                     value = value.to(device=p.device, dtype=_state_dtype(p))
                 self.state[p][name] = value.clone()
 
+    def _require_fitting(self, state_dict: dict[str, Any]) -> None:
+        saved = state_dict["param_groups"]
+        for number, group in enumerate(saved):
+            if missing := sorted(self.defaults.keys() - group.keys() - {"differentiable"}):
+                raise ValueError(
+                    f"state_dict: must come from BSAM.state_dict(), but its parameter group "
+                    f"{number} lacks {', '.join(missing)}; load it into the optimizer that made it."
+                )
+            options.of_bsam(group)
+        sizes = [len(group["params"]) for group in saved]
+        if sizes != [len(group["params"]) for group in self.param_groups]:
+            return  # torch refuses that, with its usual words
+        for number, p in _by_number(saved, self.param_groups):
+            for name in ("exp_avg", "s"):
+                value = state_dict["state"].get(number, {}).get(name, p)
+                if value.shape != p.shape:
+                    raise ValueError(
+                        f"state_dict: {name} of parameter {self._label(p)} has shape "
+                        f"{tuple(value.shape)}: must be {tuple(p.shape)}; it is of another model."
+                    )
+
     def _checked_options(self, group: dict[str, Any]) -> dict[str, Any]:
-        checked = _checked(group)
+        checked = options.of_bsam(group) | {"seed": options.seed(group["seed"])}
         if self.param_groups:
             first = self.param_groups[0]
             if group["seed"] not in (self.defaults["seed"], first["seed"]):
@@ -329,61 +354,6 @@ def _runs(params: list[Tensor], first: dict[Tensor, int]) -> list[list[Tensor]]:
         else:
             runs.append([p])
     return runs
-
-
-def _checked(group: dict[str, Any]) -> dict[str, Any]:
-    real = options.real
-    checked = {
-        "lr": options.learning_rate(group["lr"]),
-        "num_data": real(
-            "num_data",
-            group["num_data"],
-            above=0.0,
-            infinite=True,
-            advice="pass the number of training examples, len(train_set), or math.inf for no noise",
-        ),
-        "rho": real("rho", group["rho"], at_least=0.0, advice="try 0.01; 0 does not perturb"),
-        "betas": options.betas(group["betas"]),
-        "weight_decay": real(
-            "weight_decay",
-            group["weight_decay"],
-            at_least=0.0,
-            advice="pass prior precision / num_data",
-        ),
-        "damping": real("damping", group["damping"], at_least=0.0, advice="try 0.1"),
-        "s_init": real("s_init", group["s_init"], above=0.0, advice="try 1.0"),
-        "order": options.one_of(
-            "order", group["order"], algorithm.ORDERS, advice="the paper's is 'precision_first'"
-        ),
-        "foreach": options.one_of(
-            "foreach", group["foreach"], (None, False, True), advice="None chooses by device"
-        ),
-        "compiled": options.one_of(
-            "compiled", group["compiled"], (False, True), advice="False needs no compiler"
-        ),
-    }
-    if not checked["weight_decay"] + checked["damping"] > 0.0:
-        raise ValueError(
-            f"weight_decay={group['weight_decay']!r}, damping={group['damping']!r}: their sum must "
-            "be positive, it is the floor of s; raise one of them."
-        )
-    return checked
-
-
-def _checked_seed(seed: object) -> int:
-    if seed is None:
-        return int(torch.randint(SEEDS - 1, ()))
-    return options.integer("seed", seed, below=SEEDS, advice="None draws one from torch")
-
-
-def _require_bsam(state_dict: dict[str, Any]) -> None:
-    needed = {"num_data", "s_init", "seed", "calls"}
-    for number, group in enumerate(state_dict["param_groups"]):
-        if missing := sorted(needed - group.keys()):
-            raise ValueError(
-                f"state_dict: must come from BSAM.state_dict(), but its parameter group {number} "
-                f"lacks {', '.join(missing)}; load it into the optimizer that made it."
-            )
 
 
 def _by_number(

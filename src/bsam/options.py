@@ -6,10 +6,69 @@ numbers: a ``state_dict`` that holds them loads with ``torch.load(weights_only=T
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
+import torch
 from torch import Tensor
+
+from bsam import noise
+
+ORDERS = ("precision_first", "mean_first")
+"""Which comes first, the update of s or that of the mean."""
+
+
+def of_bsam(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters of one of BSAM's groups as plain values, or raise."""
+    checked = {
+        "lr": learning_rate(group["lr"]),
+        "num_data": real(
+            "num_data",
+            group["num_data"],
+            above=0.0,
+            infinite=True,
+            advice="pass the number of training examples, len(train_set), or math.inf for no noise",
+        ),
+        "rho": real("rho", group["rho"], at_least=0.0, advice="try 0.01; 0 does not perturb"),
+        "betas": betas(group["betas"]),
+        "weight_decay": real(
+            "weight_decay",
+            group["weight_decay"],
+            at_least=0.0,
+            advice="pass prior precision / num_data",
+        ),
+        "damping": real("damping", group["damping"], at_least=0.0, advice="try 0.1"),
+        "s_init": real("s_init", group["s_init"], above=0.0, advice="try 1.0"),
+        "order": one_of("order", group["order"], ORDERS, advice="the paper's is 'precision_first'"),
+        "foreach": one_of(
+            "foreach", group["foreach"], (None, False, True), advice="None chooses by device"
+        ),
+        "compiled": one_of(
+            "compiled", group["compiled"], (False, True), advice="False needs no compiler"
+        ),
+    }
+    if not checked["weight_decay"] + checked["damping"] > 0.0:
+        raise ValueError(
+            f"weight_decay={group['weight_decay']!r}, damping={group['damping']!r}: their sum must "
+            "be positive, it is the floor of s; raise one of them."
+        )
+    return checked
+
+
+def of_sam(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what SAM adds to a group of its base as plain values, or raise."""
+    return {
+        "rho": real("rho", group["rho"], at_least=0.0, advice="try 0.05; 0 does not perturb"),
+        "adaptive": one_of("adaptive", group["adaptive"], (False, True), advice="True is ASAM"),
+    }
+
+
+def seed(value: object) -> int:
+    """Return the seed of the noise; None draws one from torch's generator."""
+    if value is None:
+        return int(torch.randint(noise.SEEDS - 1, ()))
+    return integer("seed", value, below=noise.SEEDS, advice="None draws one from torch")
 
 
 def real(

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from bsam import options
-from bsam.engine import TwoPassOptimizer, groups_of
+from bsam.engine import TwoPassOptimizer
 from bsam.gradients import Gradients, present
+from bsam.parameters import groups_of
 
 
 class SAM(TwoPassOptimizer):
@@ -71,7 +72,7 @@ class SAM(TwoPassOptimizer):
         **base_options: Any,
     ) -> None:
         _require_usable(base_optimizer)
-        own = _checked({"rho": rho, "adaptive": adaptive})
+        own = options.of_sam({"rho": rho, "adaptive": adaptive})
         self.base_optimizer = base_optimizer(groups_of(params), **base_options)
         super().__init__(self.base_optimizer.param_groups, own)
         self.defaults = {**self.base_optimizer.defaults, **own}
@@ -86,7 +87,7 @@ class SAM(TwoPassOptimizer):
     def _to_perturbation(self, gradients: Gradients) -> Gradients:
         groups = {p: group for group in self.param_groups for p in group["params"]}
         uphill = {
-            p: _wide(p.abs() * gradient if groups[p]["adaptive"] else gradient)
+            p: _wide(p).abs() * gradient if groups[p]["adaptive"] else _wide(gradient)
             for p, gradient in present(gradients).items()
         }
         norm = torch.nn.utils.get_total_norm(uphill.values())
@@ -94,7 +95,7 @@ class SAM(TwoPassOptimizer):
             length = norm.to(direction)
             # At a stationary point 0 / 0: there is no uphill, so stay.
             step = torch.where(length > 0, direction * (groups[p]["rho"] / length), 0.0)
-            p.add_(p.abs() * step if groups[p]["adaptive"] else step)
+            p.add_(_wide(p).abs() * step if groups[p]["adaptive"] else step)
         return {}
 
     @torch.no_grad()
@@ -117,7 +118,7 @@ class SAM(TwoPassOptimizer):
     # -------------------------------------------------------------- groups and state
 
     def _checked_options(self, group: dict[str, Any]) -> dict[str, Any]:
-        return _checked(group)
+        return options.of_sam(group)
 
     def _append_group(self, param_group: dict[str, Any]) -> None:
         shared = self.param_groups is self.base_optimizer.param_groups
@@ -155,17 +156,6 @@ def _without_gradient(params: list[Tensor]) -> Generator[None, None, None]:
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _checked(group: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "rho": options.real(
-            "rho", group["rho"], at_least=0.0, advice="try 0.05; 0 does not perturb"
-        ),
-        "adaptive": options.one_of(
-            "adaptive", group["adaptive"], (False, True), advice="True is ASAM"
-        ),
-    }
 
 
 def _require_usable(base_optimizer: Any) -> None:

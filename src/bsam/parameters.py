@@ -1,0 +1,41 @@
+"""What users pass as ``params``: tensors, named tensors or groups of them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def groups_of(params: Any) -> list[dict[str, Any]]:
+    """Return what torch takes as ``params`` as a list of groups without repeated tensors."""
+    if isinstance(params, Tensor):
+        return params  # torch says what is wrong with that
+    entries = list(params)
+    groups = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
+    return [{**g, "params": distinct(g["params"], i)} for i, g in enumerate(groups)]
+
+
+def distinct(params: Any, group: int) -> Any:
+    """Check the tensors of a group and drop repeated ones; leave to torch what it refuses."""
+    if isinstance(params, Tensor):
+        params = [params]
+    if isinstance(params, set):
+        return params
+    distinct: dict[int, Any] = {}
+    for index, entry in enumerate(params):
+        p = entry[1] if isinstance(entry, tuple) else entry
+        if isinstance(p, Tensor) and (p.is_complex() or p.layout != torch.strided):
+            name = repr(entry[0]) if isinstance(entry, tuple) else numbered(group, index, p)
+            kind = "complex" if p.is_complex() else "sparse"
+            cure = "torch.view_as_real" if p.is_complex() else "to_dense"
+            raise TypeError(
+                f"params: parameter {name} is {kind}: must be real and dense; optimize its "
+                f"{cure}() instead."
+            )
+        distinct.setdefault(id(p), entry)
+    return list(distinct.values())
+
+
+def numbered(group: int, index: int, p: Tensor) -> str:
+    """Return the words for a parameter without a name."""
+    return f"{index} of group {group}, shape {tuple(p.shape)}"
