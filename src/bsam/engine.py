@@ -140,7 +140,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         pair_weight = _agreed(self._open.weight, weight)
         first = self._open.gradients
         self._open = None  # used up, even if what follows fails
-        params, seen = list(first), present(first).keys()
+        params, seen = list(first), set(present(first))
         with self._moved("perturbed", params):
             record = self._to_perturbation(first)
             del first  # its memory is what the second gradients will need

@@ -11,7 +11,9 @@ def groups_of(params: Any) -> list[dict[str, Any]]:
     if isinstance(params, Tensor):
         return params  # torch says what is wrong with that
     entries = list(params)
-    groups = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
+    if not entries:
+        return entries  # that too
+    groups = entries if isinstance(entries[0], dict) else [{"params": entries}]
     return [{**g, "params": distinct(g["params"], i)} for i, g in enumerate(groups)]
 
 

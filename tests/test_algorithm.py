@@ -1,0 +1,82 @@
+"""Single lines of the algorithm, in numbers one can check by hand; and the compiled path."""
+
+import shutil
+
+import pytest
+import torch
+from scenarios import Problem
+
+import bsam
+from bsam import algorithm, gaussian
+
+
+def one(value):
+    return [torch.tensor([float(value)], dtype=torch.float64)]
+
+
+def test_deviation():
+    (deviation,) = gaussian.deviations(one(3), one(0.25), num_data=100)
+    assert deviation.item() == pytest.approx(3 / 5)
+    (none,) = gaussian.deviations(one(3), one(0.25), num_data=float("inf"))
+    assert none.item() == 0.0
+
+
+def test_sample():
+    weights = one(1)
+    algorithm.sample(weights, one(-2), one(4), num_data=1)
+    assert weights[0].item() == 0.0
+
+
+def test_perturb():
+    weights = one(1)
+    algorithm.perturb(weights, one(-3), one(2), rho=0.1)
+    assert weights[0].item() == pytest.approx(1 - 0.15)
+
+
+def test_gradient_scale():
+    assert algorithm.gradient_scales(one(-3), one(4))[0].item() == 6.0
+
+
+def test_momentum():
+    exp_avg = one(2)
+    algorithm.update_momentum(exp_avg, one(1), one(10), beta1=0.75, weight_decay=0.5)
+    assert exp_avg[0].item() == 0.75 * 2 + 0.25 * (1 + 5)
+
+
+def test_precision():
+    s = one(2)
+    algorithm.update_precision(s, one(3), beta2=0.75, weight_decay=0.5, damping=0.5)
+    assert s[0].item() == 0.75 * 2 + 0.25 * 4
+
+
+def test_mean():
+    mean = one(1)
+    algorithm.update_mean(mean, one(3), one(2), lr=0.5)
+    assert mean[0].item() == 1 - 0.75
+
+
+@pytest.mark.parametrize(("order", "divisor"), [("precision_first", 2.5), ("mean_first", 2.0)])
+def test_order(order, divisor):
+    mean, exp_avg, s = one(0), one(0), one(2)
+    algorithm.update(
+        mean, exp_avg, s, one(1), one(3),
+        lr=1.0, beta1=0.0, beta2=0.5, weight_decay=0.0, damping=0.0, order=order,
+    )  # fmt: skip
+    assert s[0].item() == 2.5
+    assert mean[0].item() == -1 / divisor
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on importing Inductor
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
+def test_compiled_is_within_one_millionth_of_the_loop():
+    def run(compiled):
+        problem = Problem(dtype=torch.float32)
+        optimizer = bsam.BSAM(problem.params, 0.1, num_data=9, seed=0, compiled=compiled)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        for _ in range(5):
+            optimizer.step(problem.closures())
+            scheduler.step()
+        return [v for p in problem.params for v in (p.detach(), *optimizer.state[p].values())]
+
+    for a, b in zip(run(False), run(True), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
