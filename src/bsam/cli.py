@@ -71,11 +71,13 @@ class Demo:
 
         from bsam.experiments import demo
         from bsam.experiments.progress import progress
-        from bsam.experiments.results import write_json
+        from bsam.experiments.results import require_writable, write_json
 
         try:
             plan = self._plan()
-        except ValueError as error:
+            if self.output:
+                require_writable(self.output)
+        except (ValueError, OSError) as error:
             print(f"bsam demo: {error}", file=sys.stderr)
             return 2
         rows, status = [], 0
@@ -90,8 +92,7 @@ class Demo:
         if rows:
             demo.show(rows, plan, Console())
             if self.output:
-                content = {"plan": plan._asdict(), "runs": rows, "summary": demo.summary(rows)}
-                write_json(self.output, content)
+                write_json(self.output, demo.record(rows, plan))
                 print(f"written: {self.output}")
         return status
 

@@ -92,7 +92,7 @@ def _correct(probs: Tensor, labels: Tensor) -> Tensor:
 
 
 def _checked(probs: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    probs = torch.as_tensor(probs).detach().double()
+    probs = torch.as_tensor(probs, dtype=torch.float64).detach()
     labels = torch.as_tensor(labels, device=probs.device)
     if probs.dim() != 2 or 0 in probs.shape:
         raise ValueError(

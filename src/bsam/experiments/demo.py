@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+import bsam
 from bsam import BSAM, metrics
 from bsam.experiments.data import Split, digits, turned
 from bsam.experiments.evaluation import probabilities, sampled_probabilities
@@ -109,49 +110,69 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return result
 
 
+def record(rows: Sequence[dict[str, Any]], plan: Plan) -> dict[str, Any]:
+    """Return all there is to know of a demo, for a file: versions, plan, runs, summary."""
+    return {
+        "version": bsam.__version__,
+        "torch": torch.__version__,
+        "plan": {**plan._asdict(), "seeds": list(plan.seeds)},
+        "learning_rates": {name: METHODS[name].lr for name in plan.methods},
+        "runs": list(rows),
+        "summary": summary(rows),
+    }
+
+
 def show(rows: Sequence[dict[str, Any]], plan: Plan, console: Console) -> None:
     """Print the table of a demo and what was, and was not, tuned."""
     table = Table(
         title="scikit-learn digits, test images: mean ± standard error over seeds",
-        caption=f"sure and right: mean confidence and accuracy on the test images turned by "
-        f"{DEGREES:g}°;\nan honest method is no surer than it is right",
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),
     )
-    for heading in ("method", "prediction"):
-        table.add_column(heading, no_wrap=True)
+    table.add_column("method", no_wrap=True)
     for heading in ("accuracy %", "NLL", "ECE", "sure %", "right %"):
         table.add_column(heading, justify="right", no_wrap=True)
     for entry in summary(rows):
         table.add_row(
-            entry["method"],
-            entry["prediction"],
+            _name(entry),
             _cell(entry["accuracy"], 100, 1),
             _cell(entry["nll"], 1, 3),
             _cell(entry["ece"], 1, 3),
             _cell(entry["turned_confidence"], 100, 1),
             _cell(entry["turned_accuracy"], 100, 1),
         )
-    console.print(table)
-    console.print(_notes(plan), soft_wrap=True, highlight=False)
+    # In a pipe the table is as wide as it needs to be; numbers cut short would be worse.
+    console.print(table, crop=False, width=None if console.is_terminal else 100)
+    console.print(_notes(rows, plan), highlight=False)
+
+
+def _name(entry: dict[str, Any]) -> str:
+    at_weights = entry["prediction"] == "weights"
+    return entry["method"] if at_weights else f"{entry['method']} {entry['prediction']}"
 
 
 def _cell(value: dict[str, Any], factor: float, digits_after_point: int) -> str:
     mean = f"{factor * value['mean']:.{digits_after_point}f}"
     error = value["standard_error"]
-    return mean if error is None else f"{mean} ± {factor * error:.{digits_after_point}f}"
+    return mean if error is None else f"{mean}±{factor * error:.{digits_after_point}f}"
 
 
-def _notes(plan: Plan) -> str:
-    number = len(plan.seeds)
+def _notes(rows: Sequence[dict[str, Any]], plan: Plan) -> str:
+    runs = len({(row["method"], row["seed"]) for row in rows})
+    planned = len(plan.seeds) * len(plan.methods)
+    seeds = len({row["seed"] for row in rows})
     lines = [
-        f"{number} seeds ({plan.seeds[0]}..{plan.seeds[-1]}), {plan.epochs} epochs, batch "
-        f"{plan.batch_size}, one hidden layer of {plan.hidden}; 718 training and 719 test images.",
+        f"sure, right: mean confidence and accuracy on the test images turned by {DEGREES:g}°; an "
+        "honest method is no surer than it is right.",
+        f"{seeds} seed{'s' * (seeds > 1)}, {plan.epochs} epochs, batch {plan.batch_size}, one "
+        f"hidden layer of {plan.hidden} units; 718 training and 719 test images.",
         "Tuned: the learning rate of each method, over the same 9 values, on validation images of "
         "3 other splits (benchmarks/demo_learning_rates.py). Not tuned: everything else.",
         "SAM and bSAM take two gradients a step, so at equal epochs they cost twice as many. "
         "Differences within two standard errors are ties.",
     ]
-    if number < 3:
-        lines.append(f"{number} seed{'s' * (number > 1)}: no evidence; use at least 3.")
+    if runs < planned:
+        lines.append(f"Only {runs} of {planned} runs were finished.")
+    if seeds < 3:
+        lines.append("Fewer than 3 seeds are no evidence.")
     return "\n".join(lines)

@@ -1,5 +1,7 @@
 """Predicted probabilities, at the weights and averaged over samples of the posterior."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -33,27 +35,40 @@ def sampled_probabilities(
     """
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=images.device)
-    for number in range(num_samples):
-        weights = _draw(model, optimizer, seed=seed, number=number)
+    for weights in posterior_draws(model, optimizer, num_samples=num_samples, seed=seed):
         total = total + functional_call(model, weights, images).double().softmax(1)
     return total / num_samples
 
 
-def _draw(model: nn.Module, optimizer: BSAM, *, seed: int, number: int) -> dict[str, Tensor]:
-    (group,) = optimizer.param_groups
-    weights, first = {}, 0
-    for name, mean in model.named_parameters():
-        s = optimizer.state[mean]["s"]
-        noise = standard_normal(
-            first,
-            mean.numel(),
-            seed=seed,
-            call=number,
-            sub_batch=0,
-            dtype=s.dtype,
-            device=s.device,
-        )
-        (deviation,) = gaussian.deviations([noise.view_as(mean)], [s], group["num_data"])
-        weights[name] = mean + deviation
-        first += mean.numel()
-    return weights
+@torch.no_grad()
+def posterior_draws(
+    model: nn.Module, optimizer: BSAM, *, num_samples: int, seed: int
+) -> Iterator[dict[str, Tensor]]:
+    r"""Yield weights drawn from :math:`N(\omega, 1/(N s))`, by parameter name.
+
+    Args:
+        model: trained with the optimizer; its weights, the mean, are left alone.
+        optimizer: holds s and num_data.
+        num_samples: number of draws.
+        seed: of the draws.
+    """
+    num_data = {p: group["num_data"] for group in optimizer.param_groups for p in group["params"]}
+    for number in range(num_samples):
+        weights, first = {}, 0
+        for name, mean in model.named_parameters():
+            weights[name] = mean.detach()
+            if mean in optimizer.state:
+                s = optimizer.state[mean]["s"]
+                noise = standard_normal(
+                    first,
+                    mean.numel(),
+                    seed=seed,
+                    call=number,
+                    sub_batch=0,
+                    dtype=s.dtype,
+                    device=s.device,
+                )
+                (deviation,) = gaussian.deviations([noise.view_as(mean)], [s], num_data[mean])
+                weights[name] = weights[name] + deviation
+            first += mean.numel()
+        yield weights

@@ -1,0 +1,25 @@
+"""The examples run, in a short form, and make what they say."""
+
+import runpy
+from pathlib import Path
+
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_two_moons(tmp_path, capsys):
+    output = tmp_path / "moons.png"
+    main = runpy.run_path(str(EXAMPLES / "two_moons.py"))["main"]
+    main(["--steps", "300", "--samples", "5", "--output", str(output)])
+    out = capsys.readouterr().out
+    assert f"written: {output}" in out
+    losses = [float(line.split()[-1]) for line in out.splitlines() if line.startswith("step")]
+    assert losses[-1] < losses[0]
+    with Image.open(output) as image:
+        assert image.width > 800
+        assert len(image.convert("RGB").getcolors(10**6)) > 100
+
+
+def test_every_example_is_tested():
+    assert [path.name for path in EXAMPLES.glob("*.py")] == ["two_moons.py"]
