@@ -26,7 +26,8 @@ from bsam import gaussian
 
 def sample(weights: list[Tensor], noise: list[Tensor], s: list[Tensor], *, num_data: float) -> None:
     r"""Move weights from the mean to a draw: :math:`\omega + e / \sqrt{N s}`."""
-    torch._foreach_add_(weights, gaussian.deviations(noise, s, num_data))
+    deviations = gaussian.deviations(noise, s, num_data)
+    torch._foreach_add_(weights, deviations)
 
 
 def perturb(weights: list[Tensor], gradients: list[Tensor], s: list[Tensor], *, rho: float) -> None:
