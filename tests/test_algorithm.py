@@ -2,7 +2,9 @@
 
 import shutil
 
+import numpy as np
 import pytest
+import reference
 import torch
 from scenarios import Problem
 
@@ -53,6 +55,27 @@ def test_mean():
     mean = one(1)
     algorithm.update_mean(mean, one(3), one(2), lr=0.5)
     assert mean[0].item() == 1 - 0.75
+
+
+def test_the_floor_of_s_does_not_creep_as_the_plain_formula_would():
+    target = torch.tensor([0.113])
+    s, plain = [target.clone()], target.clone()
+    for _ in range(3000):
+        algorithm.update_precision(
+            s, [torch.zeros(1)], beta2=0.999, weight_decay=0.003, damping=0.11
+        )
+        plain = 0.999 * plain + (1 - 0.999) * target
+    unit = np.spacing(np.float32(0.113))
+    assert abs(plain.item() - target.item()) > 50 * unit
+    assert torch.equal(s[0], target)
+
+
+def test_s_equal_to_the_norm_of_the_gradient_gives_sams_perturbation():
+    g = torch.tensor([3.0, -4.0, 12.0], dtype=torch.float64)
+    weights = [torch.zeros_like(g)]
+    algorithm.perturb(weights, [g], [torch.full_like(g, g.norm().item())], rho=0.5)
+    expected = reference.sam_perturbation([np.zeros(3)], [g.numpy()], 0.5)
+    np.testing.assert_allclose(weights[0].numpy(), expected[0], rtol=1e-15)
 
 
 @pytest.mark.parametrize(("order", "divisor"), [("precision_first", 2.5), ("mean_first", 2.0)])

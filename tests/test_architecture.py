@@ -30,8 +30,8 @@ LAYERS = [
     "engine",
     "sam",
     "optimizer",
-    "__init__",
     "metrics",
+    "__init__",
     "experiments.__init__",
     "experiments.data",
     "experiments.models",
@@ -44,7 +44,7 @@ LAYERS = [
     "cli",
     "__main__",
 ]
-CORE = LAYERS[: LAYERS.index("metrics") + 1]
+CORE = LAYERS[: LAYERS.index("__init__") + 1]
 EXTRAS = {"numpy", "scipy", "sklearn", "rich"}
 
 
