@@ -11,6 +11,7 @@ difference. The first variant is right and has other noise: what is no larger is
 """
 
 import collections
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -110,6 +111,8 @@ def flat(tensors):
 def paired(values, base):
     """Mean and standard error of the differences."""
     differences = [a - b for a, b in zip(values, base, strict=True)]
+    if not all(map(math.isfinite, differences)):
+        return "infinite"
     error = statistics.stdev(differences) / len(differences) ** 0.5
     return f"{statistics.fmean(differences):+.3f} ± {error:.3f}"
 
