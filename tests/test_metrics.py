@@ -36,7 +36,7 @@ def random_case(seed, n=300, classes=4):
     return draw.dirichlet(np.ones(classes) / 2, n), draw.integers(classes, size=n)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_against_scikit_learn_and_a_loop(seed):
     probs, labels = random_case(seed)

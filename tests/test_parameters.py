@@ -50,7 +50,7 @@ def test_odd_shapes_and_layouts(make):
     assert [p.data_ptr() for p in params] == places
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 4), max_size=3), min_size=1, max_size=5),
     dtypes=st.lists(st.sampled_from([torch.float32, torch.float64, torch.bfloat16]), min_size=5),

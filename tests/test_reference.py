@@ -51,7 +51,7 @@ def test_bsam_with_two_groups(order, m, foreach):
     compare(HYPER, OTHER, order, m, foreach=foreach)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     lr=st.floats(0, 0.5),
     num_data=st.floats(1, 1e6),
