@@ -269,6 +269,21 @@ def test_closures_without_gradients_are_harmless(make):
 
 
 @both
+def test_a_forgotten_backward_is_pointed_out(make):
+    problem = Problem()
+    optimizer = make(problem.params)
+    words = "the sampled pass left no gradient on any parameter, so it counts as zero: call loss.b"
+    with pytest.warns(UserWarning, match=words) as caught, optimizer.sampled():
+        pass
+    assert caught[0].filename == __file__, "the warning shows the user's line"
+    words = "the perturbed pass left no gradient on any parameter"
+    with pytest.warns(UserWarning, match=words), optimizer.perturbed():
+        pass
+    assert optimizer.step() is None
+    assert identical(problem.params, [torch.tensor(w) for w in problem.start])
+
+
+@both
 def test_what_closures_may_return(make):
     p = torch.nn.Parameter(torch.ones(1))
 

@@ -6,6 +6,7 @@ back, sets ``.grad`` aside, averages over sub-batches and refuses what would be 
 Where the weights move to, and what a step makes of the gradients, is the subclass'.
 """
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ _DOORS = (
     "optimizer.perturbed(): backward`, then step(); or these two contexts around the backward "
     "passes of a trainer that calls step() itself."
 )
+
+
+# From a warning in _collect() out through the context manager to the end of the user's `with`.
+_USERS_LINE = 4
 
 
 class _OpenPair(NamedTuple):
@@ -177,6 +182,13 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     def _collect(self, params: list[Tensor], loss_scale: float) -> Gradients:
         gradients = {p: None if p.grad is None else p.grad.detach() for p in params}
         given = present(gradients)
+        if params and not given:
+            warnings.warn(
+                f"the {self._phase} pass left no gradient on any parameter, so it counts as zero: "
+                "call loss.backward() inside the context or the closure, with parameters that "
+                "this optimizer holds.",
+                stacklevel=_USERS_LINE,
+            )
         checks.require_dense(given, self._label)
         if loss_scale != 1.0 and given:
             torch._foreach_mul_(list(given.values()), loss_scale)
