@@ -3,9 +3,9 @@
 Run:  python examples/two_moons.py --output two_moons.png
 
 Trains a small network with bSAM on two interleaved half circles, then draws the boundaries of
-networks sampled from the posterior N(omega, 1/(N s)) and how sure their average is. Where there are
-data the boundaries agree; away from them they part, and the average is less sure than the network
-at the mean.
+networks sampled from the posterior N(omega, 1/(N s)) and the average of their predictions. Between the
+moons the boundaries are a bundle; away from the data they spread out. The average is less sure than
+the network at the mean, near the data and far away.
 """
 
 import argparse
@@ -86,6 +86,10 @@ def main(arguments=None) -> None:
     parser.add_argument("--samples", type=int, default=50, help="samples of the posterior")
     parser.add_argument("--seed", type=int, default=0, help="of data, network and noise")
     options = parser.parse_args(arguments)
+    if options.steps < 1 or options.samples < 1:
+        parser.error("--steps and --samples must be at least 1")
+    if options.output.suffix not in (".png", ".pdf", ".svg"):
+        parser.error(f"--output {options.output}: must end in .png, .pdf or .svg")
 
     points, labels = make_moons(200, noise=0.15, random_state=options.seed)
     points = torch.tensor(points, dtype=torch.float32)

@@ -48,6 +48,7 @@ def test_version(capsys):
         (["demo", "--seeds", "0"], "--seeds=0: must be at least 1"),
         (["demo", "--epochs", "-1"], "--epochs=-1: must be at least 1"),
         (["demo", "--num-samples", "0"], "--num-samples=0: must be at least 1"),
+        (["demo", "--methods"], "--methods: must name at least one of SGD, Adam, SAM, bSAM"),
         (["demo", "--seed", "-1"], "--seed=-1: must be at least 0"),
         (["demo", "--device", "abacus"], "--device=abacus: must be auto, cpu or an accelerator"),
     ],
@@ -70,6 +71,8 @@ def test_demo_prints_and_writes(capsys, tmp_path):
     assert content["plan"]["epochs"] == 1
     assert content["version"] == bsam.__version__
     assert os.listdir(path.parent) == ["results.json"]
+    (tmp_path / "plain").write_text("")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_place_that_cannot_be_written_is_found_before_training(capsys, tmp_path):
@@ -103,6 +106,14 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path):
     assert "Traceback" not in err
     assert "of 200 runs were finished" in out
     assert json.loads(path.read_text())["runs"][0]["method"] == "SGD"
+
+
+def test_output_without_the_letters():
+    """Where the encoding has no plus-minus, the table is printed all the same."""
+    command = [sys.executable, "-m", "bsam", *QUICK[:2], "2", *QUICK[3:], "--methods", "SGD"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert b"accuracy %" in done.stdout
 
 
 def test_help_is_quick():

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from scenarios import Problem, identical
+from scenarios import Problem, batch, closure_for, identical, mlp
 
 import bsam
 
@@ -269,18 +269,26 @@ def test_closures_without_gradients_are_harmless(make):
 
 
 @both
-def test_a_forgotten_backward_is_pointed_out(make):
+@pytest.mark.parametrize("forgotten", [("sampled",), ("perturbed",), ("sampled", "perturbed")])
+def test_a_forgotten_backward_is_pointed_out(make, forgotten):
     problem = Problem()
     optimizer = make(problem.params)
-    words = "the sampled pass left no gradient on any parameter, so it counts as zero: call loss.b"
-    with pytest.warns(UserWarning, match=words) as caught, optimizer.sampled():
-        pass
+
+    def closure():
+        if optimizer.phase not in forgotten:
+            problem.closure()()
+
+    pair(optimizer, closure)
+    words = f"the {forgotten[-1]} pass left no gradient on any parameter, so it counts as zero: cal"
+    with pytest.warns(UserWarning, match=words) as caught:
+        optimizer.step()
     assert caught[0].filename == __file__, "the warning shows the user's line"
-    words = "the perturbed pass left no gradient on any parameter"
-    with pytest.warns(UserWarning, match=words), optimizer.perturbed():
-        pass
-    assert optimizer.step() is None
-    assert identical(problem.params, [torch.tensor(w) for w in problem.start])
+    with pytest.warns(UserWarning, match=words) as caught:
+        optimizer.step(closure)
+    assert caught[0].filename == __file__
+    unchanged = identical(problem.params, [torch.tensor(w) for w in problem.start])
+    assert unchanged == ((make is sam_over and "perturbed" in forgotten) or len(forgotten) == 2)
+    optimizer.step(problem.closure())
 
 
 @both
@@ -301,6 +309,9 @@ def test_what_closures_may_return(make):
     assert make([p]).step([closure(1.0), closure(2.0)]).item() == 1.5
     with pytest.raises(ValueError, match=r"loss of shape \(2,\): must be one number; return the"):
         make([p]).step(closure(torch.ones(2)))
+    for value in ((1.0, 2.0), {"loss": 1.0}, "1"):
+        with pytest.raises(TypeError, match=f"returned {type(value).__name__}: must be the loss"):
+            make([p]).step(closure(value))
 
 
 @both
@@ -346,6 +357,32 @@ def test_a_tensor_learning_rate_gives_the_same_numbers():
     a.step(problem.closures())
     b.step(other.closures())
     assert identical(problem.params, other.params)
+
+
+@both
+def test_autocast_around_the_step_is_autocast_inside(make):
+    """Its cache of cast weights must not outlive a move of the weights."""
+    x, y = batch()
+    bf16 = {"device_type": "cpu", "dtype": torch.bfloat16}
+    inside, outside, contexts = (mlp() for _ in range(3))
+    a, b, c = (make(model.parameters()) for model in (inside, outside, contexts))
+
+    def autocast(closure):
+        def run():
+            with torch.autocast(**bf16):
+                return closure()
+
+        return run
+
+    for _ in range(3):
+        a.step(autocast(closure_for(inside, x, y)))
+    with torch.autocast(**bf16):
+        for _ in range(3):
+            b.step(closure_for(outside, x, y))
+            pair(c, closure_for(contexts, x, y))
+            c.step()
+    assert identical(inside.parameters(), outside.parameters())
+    assert identical(inside.parameters(), contexts.parameters())
 
 
 # ------------------------------------------------------------------ misuse
@@ -401,9 +438,15 @@ def test_between_the_two_contexts(make):
 def test_perturbed_before_sampled(make):
     problem = Problem()
     optimizer = make(problem.params)
-    with pytest.raises(
-        RuntimeError, match=r"perturbed\(\) came before sampled\(\): take the first"
-    ):
+    words = (
+        r"perturbed\(\) came before sampled\(\), or after a zero_grad\(\) that discarded it: tak"
+    )
+    with pytest.raises(RuntimeError, match=words):
+        optimizer.perturbed().__enter__()
+    with optimizer.sampled():
+        problem.closure()()
+    optimizer.zero_grad()
+    with pytest.raises(RuntimeError, match=words):
         optimizer.perturbed().__enter__()
 
 
@@ -439,6 +482,8 @@ def test_what_is_not_a_closure(make):
         optimizer.step(3)
     with pytest.raises(TypeError, match="closure=None in the list: must be callable"):
         optimizer.step([problem.closure(), None])
+    with pytest.raises(TypeError, match=r"pass the function itself, step\(closure\), not what it"):
+        optimizer.step(torch.tensor(1.0))
     with pytest.raises(ValueError, match="must hold at least one function"):
         optimizer.step([])
     assert identical(problem.params, [torch.tensor(w) for w in problem.start])

@@ -3,6 +3,7 @@
 import runpy
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -19,6 +20,15 @@ def test_two_moons(tmp_path, capsys):
     with Image.open(output) as image:
         assert image.width > 800
         assert len(image.convert("RGB").getcolors(10**6)) > 100
+
+
+@pytest.mark.parametrize("wrong", [["--samples", "0"], ["--steps", "0"], ["--output", "moons.xyz"]])
+def test_two_moons_refuses_wrong_options_before_training(wrong, capsys):
+    main = runpy.run_path(str(EXAMPLES / "two_moons.py"))["main"]
+    with pytest.raises(SystemExit) as end:
+        main(wrong)
+    assert end.value.code == 2
+    assert wrong[0] in capsys.readouterr().err
 
 
 def test_every_example_is_tested():

@@ -35,6 +35,7 @@ BAD = [
     ("num_data", 0, ValueError, r"num_data=0: must be greater than 0; pass the number of training"),
     ("num_data", -5, ValueError, r"num_data=-5: must be greater than 0"),
     ("num_data", math.nan, ValueError, r"num_data=nan: must be greater than 0"),
+    ("num_data", torch.ones(9), TypeError, r"num_data=<tensor>: must be a real number, not Tensor"),
     ("num_data", "all", TypeError, r"num_data='all': must be a real number, not str; pass the num"),
     ("rho", -1e-9, ValueError, r"rho=-1e-09: must be at least 0 and finite; try 0.01"),
     ("rho", math.inf, ValueError, r"rho=inf: must be at least 0 and finite"),
@@ -122,6 +123,16 @@ def test_seed_none_is_drawn_from_torch_and_kept():
     [
         ([], ValueError, "optimizer got an empty parameter list"),
         (torch.zeros(2), TypeError, "should be an iterable of Tensors or dicts"),
+        (
+            torch.nn.Linear(1, 1),
+            TypeError,
+            r"params=<Linear>: must be parameters, named parameters or groups of them; pass model.",
+        ),
+        (
+            torch.nn.Linear(1, 1).parameters,
+            TypeError,
+            r"params=<Module.parameters>: must be parameters, .*; pass model.parameters\(\)",
+        ),
         ([1, 2], TypeError, "optimizer can only optimize Tensors"),
         (
             [torch.zeros(2, dtype=torch.cfloat)],

@@ -53,6 +53,8 @@ def test_python_blocks_run_one_after_the_other():
     assert {k: v.shape for k, v in names["variance"].items()} == {
         k: p.shape for k, p in names["model"].named_parameters()
     }
+    assert names["probabilities"].shape == (8, 3)
+    torch.testing.assert_close(names["probabilities"].sum(1), torch.ones(8))
     assert isinstance(names["optimizer"], bsam.SAM)
 
 

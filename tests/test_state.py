@@ -175,3 +175,31 @@ def test_sam_adds_groups_to_its_base():
 
     optimizer.step(closure)
     assert (late < 1).all()
+
+
+@both
+@pytest.mark.parametrize("state_dict", [None, {}, {"weight": torch.zeros(1)}])
+def test_what_is_no_optimizers_state(make, state_dict):
+    with pytest.raises(
+        ValueError, match=r"must be what an optimizer's state_dict\(\) gave, not a mod"
+    ):
+        make(Problem().params).load_state_dict(state_dict)
+
+
+def test_sam_refuses_the_state_of_bsam():
+    problem = Problem()
+    state = bsam_over(problem.params).state_dict()
+    with pytest.raises(ValueError, match="parameter group 0 is one of BSAM: must come from a SAM"):
+        sam_over(problem.params).load_state_dict(state)
+
+
+def test_state_follows_a_model_that_is_cast():
+    model, (x, y) = mlp(), batch()
+    optimizer = bsam_over(model.parameters())
+    optimizer.step(closure_for(model, x, y))
+    s = [optimizer.state[p]["s"].clone() for p in model.parameters()]
+    model.double()
+    optimizer.step(closure_for(model, x.double(), y))
+    for p, before in zip(model.parameters(), s, strict=True):
+        assert optimizer.state[p]["s"].dtype == torch.float64
+        torch.testing.assert_close(optimizer.state[p]["s"], before.double(), rtol=0.01, atol=0)

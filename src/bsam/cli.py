@@ -1,6 +1,7 @@
 """The command line: ``bsam demo``."""
 
 import importlib.util
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Demo:
     """Train SGD, Adam, SAM and bSAM on scikit-learn's handwritten digits and compare them.
 
     Prints accuracy, negative log-likelihood (NLL, nats) and expected calibration error (ECE) on
-    test images, and how sure each method is about images turned by 45 degrees. About half a
+    test images, and how sure each method is about images turned by 45 degrees. Less than a
     minute. Ctrl-C keeps what is finished.
     """
 
@@ -105,10 +106,11 @@ class Demo:
         from bsam.experiments.demo import Plan
 
         for name in ("seeds", "epochs", "num_samples"):
-            options.integer(
-                f"--{name.replace('_', '-')}", getattr(self, name), at_least=1, advice="try 5"
-            )
-        options.integer("--seed", self.seed, below=2**31, advice="try 0")
+            flag, advice = f"--{name.replace('_', '-')}", f"the default is {getattr(Demo, name)}"
+            options.integer(flag, getattr(self, name), at_least=1, advice=advice)
+        options.integer("--seed", self.seed, below=2**31, advice="the default is 0")
+        if not self.methods:
+            raise ValueError("--methods: must name at least one of SGD, Adam, SAM, bSAM.")
         return Plan(
             methods=tuple(dict.fromkeys(self.methods)),
             seeds=range(self.seed, self.seed + self.seeds),
@@ -121,13 +123,16 @@ class Demo:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 2 for wrong usage, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where ± has no code, show ? and go on
     if arguments == ["--version"]:
         print(f"bsam {bsam.__version__}")
         return 0
     if missing := [name for name in _NEEDS if importlib.util.find_spec(name) is None]:
         print(
             f"bsam: the command line needs {', '.join(missing)}; install them with "
-            "pip install 'bsam[experiments]'",
+            "pip install 'bsam[experiments]', in a checkout pip install '.[experiments]'",
             file=sys.stderr,
         )
         return 2

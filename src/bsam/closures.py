@@ -1,6 +1,7 @@
 """Closures: functions that compute a loss and its gradient, and what they return."""
 
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -18,6 +19,11 @@ def as_list(closure: Closure | Iterable[Closure]) -> list[Closure]:
     """
     closures = [closure] if callable(closure) else closure
     advice = "pass a function that computes the loss and calls backward, or a list of such"
+    if isinstance(closures, Tensor):
+        raise TypeError(
+            "closure=<tensor>: must be callable; pass the function itself, step(closure), not "
+            "what it returns, step(closure())."
+        )
     if not isinstance(closures, Iterable):
         raise TypeError(f"closure={closure!r}: must be callable; {advice}.")
     closures = list(closures)
@@ -33,10 +39,16 @@ def loss_of(value: Any) -> Tensor | None:
     """Return what a closure returned as a detached 0-d tensor, or None if it returned none.
 
     Raises:
+        TypeError: if it is not a tensor or a number.
         ValueError: if it is not one number.
     """
     if value is None:
         return None
+    if not isinstance(value, Tensor | Real):
+        raise TypeError(
+            f"the closure returned {type(value).__name__}: must be the loss, a tensor with one "
+            "element or a number; return the loss alone."
+        )
     loss = torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
     if loss.numel() != 1:
         raise ValueError(

@@ -8,7 +8,7 @@ Where the weights move to, and what a step makes of the gradients, is the subcla
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -27,10 +27,6 @@ _DOORS = (
 )
 
 
-# From a warning in _collect() out through the context manager to the end of the user's `with`.
-_USERS_LINE = 4
-
-
 class _OpenPair(NamedTuple):
     """A sub-batch whose first gradient is taken and whose second is still to come."""
 
@@ -47,7 +43,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._phase = "mean"
         self._discard()
-        super().__init__(params, defaults)
+        super().__init__(parameters.require_tensors(params), defaults)
 
     # -------------------------------------------------------------- what a subclass defines
 
@@ -107,11 +103,12 @@ class TwoPassOptimizer(torch.optim.Optimizer):
                 "sampled() came twice without perturbed() between: finish the sub-batch with "
                 "`with optimizer.perturbed(): backward`, or discard it with zero_grad()."
             )
-        _check_factors(weight, loss_scale)
+        options.check_factors(weight, loss_scale)
         self._discard_if_cleared()
         params = self._trainable()
         with self._moved("sampled", params, copy=not self._sample_is_mean):
             self._to_sample(params)
+            torch.clear_autocast_cache()
             yield
             gradients = self._collect(params, loss_scale)
         self._open = _OpenPair(gradients, weight)
@@ -138,17 +135,19 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         self._require_mean("perturbed()")
         if self._open is None:
             raise RuntimeError(
-                "perturbed() came before sampled(): take the first gradient of this sub-batch "
-                "with `with optimizer.sampled(): backward`."
+                "perturbed() came before sampled(), or after a zero_grad() that discarded it: take "
+                "the first gradient of this sub-batch with `with optimizer.sampled(): backward`, "
+                "and zero no gradients between the two."
             )
-        _check_factors(weight, loss_scale)
-        pair_weight = _agreed(self._open.weight, weight)
+        options.check_factors(weight, loss_scale)
+        pair_weight = options.agreed_weight(self._open.weight, weight)
         first = self._open.gradients
         self._open = None  # used up, even if what follows fails
         params, seen = list(first), set(present(first))
         with self._moved("perturbed", params):
             record = self._to_perturbation(first)
             del first  # its memory is what the second gradients will need
+            torch.clear_autocast_cache()
             yield
             second = self._collect(params, loss_scale)
         for p in seen - present(second).keys():
@@ -162,7 +161,11 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     def _moved(
         self, phase: str, params: list[Tensor], copy: bool = True
     ) -> Generator[None, None, None]:
-        """Have ``.grad`` empty inside; put it and the weights back, however it ends."""
+        """Have ``.grad`` empty inside; put it and the weights back, however it ends.
+
+        Whoever moves weights clears autocast's cache: under an autocast that encloses the whole
+        step it would go on to use casts of the weights as they were before.
+        """
         means = [p.detach().clone() for p in params] if copy else []
         # Past the first sub-batch .grad holds the mean so far, and must survive a backward.
         outside = [checks.with_own_storage(p.grad) if self._weight_sum else p.grad for p in params]
@@ -177,18 +180,14 @@ class TwoPassOptimizer(torch.optim.Optimizer):
                     torch._foreach_copy_(params, means)
             for p, gradient in zip(params, outside, strict=True):
                 p.grad = gradient
+            torch.clear_autocast_cache()
             self._phase = "mean"
 
     def _collect(self, params: list[Tensor], loss_scale: float) -> Gradients:
         gradients = {p: None if p.grad is None else p.grad.detach() for p in params}
         given = present(gradients)
         if params and not given:
-            warnings.warn(
-                f"the {self._phase} pass left no gradient on any parameter, so it counts as zero: "
-                "call loss.backward() inside the context or the closure, with parameters that "
-                "this optimizer holds.",
-                stacklevel=_USERS_LINE,
-            )
+            self._without_gradient = self._phase
         checks.require_dense(given, self._label)
         if loss_scale != 1.0 and given:
             torch._foreach_mul_(list(given.values()), loss_scale)
@@ -226,6 +225,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         """
         self._require_settled("step()")
         if closure is None:
+            self._point_out_silence()
             self._step_recorded()
             return None
         closures = as_list(closure)
@@ -239,9 +239,11 @@ class TwoPassOptimizer(torch.optim.Optimizer):
             p.grad = None  # left from the last step; keeping it would cost a copy at the peak
         try:
             losses = [self._pair(each) for each in closures]
+            self._point_out_silence()
             self._update()
         finally:
             self._discard()
+            torch.clear_autocast_cache()
         return mean_loss(losses)
 
     def _pair(self, closure: Closure) -> Tensor | None:
@@ -263,6 +265,15 @@ class TwoPassOptimizer(torch.optim.Optimizer):
             self._update()
         finally:
             self._discard()
+            torch.clear_autocast_cache()
+
+    def _point_out_silence(self) -> None:
+        if self._without_gradient:
+            warnings.warn(
+                f"the {self._without_gradient} pass left no gradient on any parameter, so it "
+                "counts as zero: call loss.backward() inside the context or the closure.",
+                stacklevel=5,  # out of step() and what torch and no_grad wrap around it
+            )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients; outside the contexts also discard what they recorded.
@@ -321,9 +332,14 @@ class TwoPassOptimizer(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: inside a context.
-            ValueError: if the state dict does not fit.
+            ValueError: if it is not an optimizer's state, or does not fit this one.
         """
         self._require_mean("load_state_dict()")
+        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
+            raise ValueError(
+                f"state_dict: {type(state_dict).__name__} without 'state' and 'param_groups': must "
+                "be what an optimizer's state_dict() gave, not a model's."
+            )
         super().load_state_dict(state_dict)
         self._discard()
 
@@ -343,6 +359,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         self._open: _OpenPair | None = None
         self._weight_sum = 0.0
         self._sub_batches = 0
+        self._without_gradient = ""  # the last pass that left none
 
     def _discard_if_cleared(self) -> None:
         """Forget them too where a trainer ended a skipped step by ``model.zero_grad()``."""
@@ -381,19 +398,3 @@ class TwoPassOptimizer(torch.optim.Optimizer):
                     f"step() found gradients that no context recorded (parameter "
                     f"{self._label(p)}). {_DOORS}"
                 )
-
-
-def _check_factors(weight: float | None, loss_scale: float) -> None:
-    if weight is not None:
-        options.real("weight", weight, above=0.0, advice="pass the sub-batch's number of examples")
-    options.real("loss_scale", loss_scale, above=0.0, advice="pass what the loss was divided by")
-
-
-def _agreed(first: float | None, second: float | None) -> float:
-    given = {weight for weight in (first, second) if weight is not None}
-    if len(given) > 1:
-        raise ValueError(
-            f"weight={second!r}: must be that of sampled(), {first!r}; both passes are over the "
-            "same sub-batch, so give it to one of them only."
-        )
-    return float(given.pop()) if given else 1.0

@@ -36,10 +36,10 @@ class BSAM(TwoPassOptimizer):
     Args:
         params: parameters, groups or ``model.named_parameters()`` (errors then give names).
         lr: :math:`\alpha \ge 0`, a float or a 0-d tensor. The mean moves by lr / s times the
-            averaged gradient, so a first guess is s times an SGD rate that includes momentum's
-            1 / (1 - momentum); s falls from ``s_init`` towards ``damping + weight_decay``.
-        num_data: N > 0, effective number of training examples; with augmentation it may exceed
-            their count. Infinity means no noise.
+            averaged gradient. While s is near ``s_init`` = 1, a first guess is ten times the rate
+            of SGD with momentum 0.9; s falls towards ``damping + weight_decay``.
+        num_data: N > 0, effective number of training examples (not of batches): ``len(train_set)``,
+            more with augmentation. Infinity means no noise.
         rho: :math:`\rho \ge 0`, size of the perturbation.
         betas: :math:`(\beta_1, \beta_2)` in :math:`[0, 1) \times [0, 1]`.
         weight_decay: :math:`\delta \ge 0`, prior precision / N.
@@ -208,13 +208,17 @@ class BSAM(TwoPassOptimizer):
     def _create_state(self) -> None:
         for group in self.param_groups:
             for p in group["params"]:
-                if p.requires_grad and not self.state[p]:
-                    dtype = _state_dtype(p)
-                    self.state[p] = {
-                        "step": torch.tensor(0.0),
-                        "exp_avg": torch.zeros_like(p, dtype=dtype),
-                        "s": torch.full_like(p, group["s_init"], dtype=dtype),
-                    }
+                if not p.requires_grad:
+                    continue
+                state, dtype = self.state[p], _state_dtype(p)
+                if not state:
+                    state["step"] = torch.tensor(0.0)
+                    state["exp_avg"] = torch.zeros_like(p, dtype=dtype)
+                    state["s"] = torch.full_like(p, group["s_init"], dtype=dtype)
+                elif (state["s"].dtype, state["s"].device) != (dtype, p.device):
+                    # The model was moved or cast since: the state goes with it.
+                    for name in ("exp_avg", "s"):
+                        state[name] = state[name].to(device=p.device, dtype=dtype)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state that ``state_dict`` gave; the two share no memory afterwards.

@@ -28,7 +28,8 @@ def of_bsam(group: Mapping[str, Any]) -> dict[str, Any]:
             group["num_data"],
             above=0.0,
             infinite=True,
-            advice="pass the number of training examples, len(train_set), or math.inf for no noise",
+            advice="pass the number of training examples (not of batches), len(train_set); "
+            "math.inf for no noise",
         ),
         "rho": real("rho", group["rho"], at_least=0.0, advice="try 0.01; 0 does not perturb"),
         "betas": betas(group["betas"]),
@@ -71,6 +72,24 @@ def seed(value: object) -> int:
     return integer("seed", value, below=noise.SEEDS, advice="None draws one from torch")
 
 
+def check_factors(weight: object, loss_scale: object) -> None:
+    """Check what the contexts are told of a sub-batch."""
+    if weight is not None:
+        real("weight", weight, above=0.0, advice="pass the sub-batch's number of examples")
+    real("loss_scale", loss_scale, above=0.0, advice="pass what the loss was divided by")
+
+
+def agreed_weight(first: float | None, second: float | None) -> float:
+    """Return the weight of a sub-batch as its two passes give it; 1 if neither does."""
+    given = {weight for weight in (first, second) if weight is not None}
+    if len(given) > 1:
+        raise ValueError(
+            f"weight={second!r}: must be that of sampled(), {first!r}; both passes are over the "
+            "same sub-batch, so give it to one of them only."
+        )
+    return float(given.pop()) if given else 1.0
+
+
 def real(
     name: str,
     value: object,
@@ -89,7 +108,8 @@ def real(
         ValueError: if it is outside the range, NaN, or infinite where that is not allowed.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}={value!r}: must be a real number, not {_kind(value)}; {advice}.")
+        shown = "<tensor>" if isinstance(value, Tensor) else repr(value)
+        raise TypeError(f"{name}={shown}: must be a real number, not {_kind(value)}; {advice}.")
     number = float(value)
     in_range = at_least <= number <= at_most and above < number < below
     if not (in_range or (infinite and number == math.inf)) or (math.isinf(number) and not infinite):

@@ -6,11 +6,26 @@ import torch
 from torch import Tensor
 
 
+def require_tensors(params: Any) -> Any:
+    """Return ``params``, or say what to pass instead of a module or a method.
+
+    Raises:
+        TypeError: if it is not something to iterate over.
+    """
+    if isinstance(params, torch.nn.Module) or callable(params):
+        name = getattr(params, "__qualname__", type(params).__name__)
+        raise TypeError(
+            f"params=<{name}>: must be parameters, named parameters or groups of them; pass "
+            "model.parameters() or model.named_parameters()."
+        )
+    return params
+
+
 def groups_of(params: Any) -> list[dict[str, Any]]:
     """Return what torch takes as ``params`` as a list of groups without repeated tensors."""
     if isinstance(params, Tensor):
         return params  # torch says what is wrong with that
-    entries = list(params)
+    entries = list(require_tensors(params))
     if not entries:
         return entries  # that too
     groups = entries if isinstance(entries[0], dict) else [{"params": entries}]

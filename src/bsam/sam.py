@@ -131,6 +131,19 @@ class SAM(TwoPassOptimizer):
             group.setdefault("adaptive", self.defaults["adaptive"])
         self.base_optimizer.__setstate__({"state": self.state, "param_groups": self.param_groups})
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state of a SAM, or of its base alone, over the same base.
+
+        Raises:
+            RuntimeError: inside a context.
+            ValueError: if it is not such a state.
+        """
+        handle = self.register_load_state_dict_pre_hook(lambda _, final: _require_sam(final))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "base_optimizer": self.base_optimizer}
 
@@ -156,6 +169,15 @@ def _without_gradient(params: list[Tensor]) -> Generator[None, None, None]:
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _require_sam(state_dict: dict[str, Any]) -> None:
+    for number, group in enumerate(state_dict["param_groups"]):
+        if "num_data" in group:
+            raise ValueError(
+                f"state_dict: parameter group {number} is one of BSAM: must come from a SAM or its "
+                "base; load it into the optimizer that made it."
+            )
 
 
 def _require_usable(base_optimizer: Any) -> None:

@@ -80,9 +80,10 @@ def test_summary_is_mean_and_standard_error(short_rows):
     assert demo.summary([]) == []
 
 
-def test_table_fits_a_terminal_and_says_what_was_tuned(short_rows):
+@pytest.mark.parametrize("width", [30, 80, 200])
+def test_table_shows_whole_numbers_and_says_what_was_tuned(short_rows, width):
     out = io.StringIO()
-    demo.show(short_rows, SHORT, Console(file=out, width=80))
+    demo.show(short_rows, SHORT, Console(file=out, width=width))
     text = " ".join(out.getvalue().split())
     for words in ("accuracy %", "NLL", "ECE", "3 samples", "Tuned: the learning rate", "Not tuned"):
         assert words in text

@@ -141,9 +141,14 @@ def show(rows: Sequence[dict[str, Any]], plan: Plan, console: Console) -> None:
             _cell(entry["turned_confidence"], 100, 1),
             _cell(entry["turned_accuracy"], 100, 1),
         )
-    # In a pipe the table is as wide as it needs to be; numbers cut short would be worse.
-    console.print(table, crop=False, width=None if console.is_terminal else 100)
+    # Wide enough wherever it is printed: a wrapped line can be read, a number cut short cannot.
+    width = max(console.width, 80)
+    Console(file=console.file, width=width, force_terminal=console.is_terminal).print(table)
     console.print(_notes(rows, plan), highlight=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _name(entry: dict[str, Any]) -> str:
@@ -164,7 +169,7 @@ def _notes(rows: Sequence[dict[str, Any]], plan: Plan) -> str:
     lines = [
         f"sure, right: mean confidence and accuracy on the test images turned by {DEGREES:g}°; an "
         "honest method is no surer than it is right.",
-        f"{seeds} seed{'s' * (seeds > 1)}, {plan.epochs} epochs, batch {plan.batch_size}, one "
+        f"{_count(seeds, 'seed')}, {_count(plan.epochs, 'epoch')}, batch {plan.batch_size}, one "
         f"hidden layer of {plan.hidden} units; 718 training and 719 test images.",
         "Tuned: the learning rate of each method, over the same 9 values, on validation images of "
         "3 other splits (benchmarks/demo_learning_rates.py). Not tuned: everything else.",
