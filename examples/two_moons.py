@@ -3,9 +3,9 @@
 Run:  python examples/two_moons.py --output two_moons.png
 
 Trains a small network with bSAM on two interleaved half circles, then draws the boundaries of
-networks sampled from the posterior N(omega, 1/(N s)) and the average of their predictions. Between the
-moons the boundaries are a bundle; away from the data they spread out. The average is less sure than
-the network at the mean, near the data and far away.
+networks sampled from the posterior N(omega, 1/(N s)) and the average of their predictions. Between
+the moons the boundaries are a bundle; away from the data they spread out. The average is less sure
+than the network at the mean, near the data and far away.
 """
 
 import argparse
