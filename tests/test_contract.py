@@ -76,16 +76,20 @@ def test_step_reads_grad_so_clipping_between_works(make):
 
 
 @both
-def test_gradients_in_one_buffer_survive_the_next_backward(make):
-    """DDP keeps gradients as views into one buffer that each backward overwrites."""
+@pytest.mark.parametrize("bucket", ["one for all", "one each"])
+def test_gradients_in_buckets_survive_the_next_backward(make, bucket):
+    """DDP keeps gradients as views into buckets that each backward overwrites."""
     problem, other = Problem(), Problem()
     a, b = make(problem.params), make(other.params)
-    buffer = torch.zeros(sum(p.numel() for p in problem.params), dtype=torch.float64)
+    sizes = [p.numel() for p in problem.params]
+    if bucket == "one for all":
+        views = torch.zeros(sum(sizes), dtype=torch.float64).split(sizes)
+    else:
+        views = [torch.zeros(size, dtype=torch.float64) for size in sizes]
 
-    def into_buffer(closure):
+    def into_buckets(closure):
         def run():
             loss = closure()
-            views = buffer.split([p.numel() for p in problem.params])
             for p, view in zip(problem.params, views, strict=True):
                 view.copy_(p.grad.flatten())
                 p.grad = view.view_as(p)
@@ -93,9 +97,25 @@ def test_gradients_in_one_buffer_survive_the_next_backward(make):
 
         return run
 
-    a.step([into_buffer(c) for c in problem.closures()])
+    a.step([into_buckets(c) for c in problem.closures()])
     b.step(other.closures())
     assert identical(problem.params, other.params)
+
+
+@both
+@pytest.mark.parametrize("loss_scale", [1.0, 2.0])
+def test_gradients_that_a_user_sets_and_keeps_are_not_changed(make, loss_scale):
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = make([p])
+    mine = [torch.full((3,), float(j + 1)) for j in range(6)]
+    for j in range(3):
+        with optimizer.sampled(loss_scale=loss_scale):
+            p.grad = mine[2 * j]
+        with optimizer.perturbed(loss_scale=loss_scale):
+            p.grad = mine[2 * j + 1]
+    torch.testing.assert_close(p.grad, torch.full((3,), 4.0 * loss_scale))
+    optimizer.step()
+    assert [g[0].item() for g in mine] == [1, 2, 3, 4, 5, 6]
 
 
 @both

@@ -167,8 +167,11 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         step it would go on to use casts of the weights as they were before.
         """
         means = [p.detach().clone() for p in params] if copy else []
-        # Past the first sub-batch .grad holds the mean so far, and must survive a backward.
-        outside = [checks.with_own_storage(p.grad) if self._weight_sum else p.grad for p in params]
+        outside = [p.grad for p in params]
+        if self._sub_batches == 1 and phase == "sampled":
+            # The mean so far is still the tensor that the first backward left. Its memory may not
+            # be ours to keep: DDP's gradients are views of buckets that each backward overwrites.
+            outside = [None if gradient is None else gradient.clone() for gradient in outside]
         for p in params:
             p.grad = None
         self._phase = phase
@@ -185,12 +188,12 @@ class TwoPassOptimizer(torch.optim.Optimizer):
 
     def _collect(self, params: list[Tensor], loss_scale: float) -> Gradients:
         gradients = {p: None if p.grad is None else p.grad.detach() for p in params}
+        if loss_scale != 1.0:
+            gradients = {p: None if g is None else g * loss_scale for p, g in gradients.items()}
         given = present(gradients)
         if params and not given:
             self._without_gradient = self._phase
         checks.require_dense(given, self._label)
-        if loss_scale != 1.0 and given:
-            torch._foreach_mul_(list(given.values()), loss_scale)
         checks.require_finite(given, self._phase, self._label)
         return gradients
 
@@ -370,12 +373,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
     def _label(self, param: Tensor) -> str:
-        for number, group in enumerate(self.param_groups):
-            for index, p in enumerate(group["params"]):
-                if p is param:
-                    names = group.get("param_names")
-                    return repr(names[index]) if names else parameters.numbered(number, index, p)
-        raise KeyError("not a parameter of this optimizer")
+        return parameters.label(self.param_groups, param)
 
     def _require_mean(self, what: str) -> None:
         if self._phase != "mean":

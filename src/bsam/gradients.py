@@ -62,25 +62,13 @@ def require_finite(gradients: Mapping[Tensor, Tensor], pass_name: str, label: La
     )
 
 
-def with_own_storage(gradient: Tensor | None) -> Tensor | None:
-    """Return the gradient, or a copy of it if others share its storage.
-
-    DistributedDataParallel keeps gradients as views into buckets that the next backward
-    overwrites; what must last until ``step`` has to own its memory.
-    """
-    if gradient is None or gradient.layout != torch.strided:
-        return gradient
-    own = gradient.numel() * gradient.element_size()
-    return gradient if gradient.untyped_storage().nbytes() <= own else gradient.clone()
-
-
 def running_mean(mean: Tensor | None, value: Tensor | None, share: float) -> Tensor | None:
-    """Fold a value into a weighted mean in which it has the given share; None stands for zeros.
+    """Return a weighted mean with a value folded in that has the given share; None is zeros.
 
-    Both tensors may be changed in place; the result is one of them.
+    Nothing is changed in place: gradients may be the user's own tensors, used again next time.
     """
     if value is None:
-        return None if mean is None else mean.mul_(1.0 - share)
+        return None if mean is None else mean * (1.0 - share)
     if mean is None:
-        return value if share == 1.0 else value.mul_(share)
-    return mean.lerp_(value, share)
+        return value if share == 1.0 else value * share
+    return mean.lerp(value, share)

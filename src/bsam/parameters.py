@@ -53,6 +53,16 @@ def distinct(params: Any, group: int) -> Any:
     return list(distinct.values())
 
 
+def label(groups: list[dict[str, Any]], param: Tensor) -> str:
+    """Return the words for a parameter: its name if the groups have names, else its number."""
+    for number, group in enumerate(groups):
+        for index, p in enumerate(group["params"]):
+            if p is param:
+                names = group.get("param_names")
+                return repr(names[index]) if names else numbered(number, index, p)
+    raise KeyError("not a parameter of these groups")
+
+
 def numbered(group: int, index: int, p: Tensor) -> str:
     """Return the words for a parameter without a name."""
     return f"{index} of group {group}, shape {tuple(p.shape)}"
