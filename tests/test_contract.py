@@ -141,6 +141,103 @@ def test_a_parameter_without_gradient_in_one_sub_batch_counts_as_zero(make):
 
 
 @both
+def test_a_sub_batch_without_any_gradient_counts_as_zero_first_or_last(make):
+    p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+
+    def closure(param, value):
+        def run():
+            if value is not None:
+                param.grad = torch.full_like(param, value)
+
+        return run
+
+    for param, values in ((p, (None, 1.0)), (q, (1.0, None))):
+        optimizer = make([param])
+        for value in values:
+            pair(optimizer, closure(param, value))
+        assert param.grad[0] == 0.5
+        with pytest.warns(UserWarning, match="left no gradient"):
+            optimizer.step()
+    if make is sam_over:
+        assert identical([p], [q])
+
+
+def test_a_second_gradient_without_a_first_leaves_s_to_decay():
+    p = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    other = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    optimizer = bsam_over([p, other], betas=(0.0, 0.5), damping=0.25, weight_decay=0.0)
+    with optimizer.sampled():
+        other.grad = torch.ones_like(p)
+    with optimizer.perturbed():
+        p.grad, other.grad = torch.ones_like(p), torch.ones_like(p)
+    optimizer.step()
+    assert optimizer.state[p]["s"][0] == 0.5 * 1.0 + 0.5 * 0.25
+    assert p[0] < 1
+
+
+@both
+def test_a_gradient_from_outside_takes_no_part(make):
+    """Of a parameter that was frozen, or not there, while the passes were made."""
+    used, thawed, late = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
+    thawed.requires_grad_(False)
+    optimizer = make([used, thawed])
+
+    def closure():
+        used.grad = torch.ones_like(used)
+
+    pair(optimizer, closure)
+    optimizer.add_param_group({"params": [late]})
+    thawed.requires_grad_(True)
+    for p in (thawed, late):
+        p.grad = torch.full_like(p, 100.0)
+    optimizer.step()
+    assert (used != 1).all()
+    assert (thawed == 1).all()
+    assert (late == 1).all()
+
+
+@both
+def test_expanded_gradients(make):
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = make([p])
+
+    def closure():
+        p.grad = torch.ones(()).expand(3)
+
+    pair(optimizer, closure)
+    with optimizer.sampled(loss_scale=2):
+        closure()
+    with optimizer.perturbed(loss_scale=2):
+        closure()
+    assert p.grad.tolist() == [1.5] * 3
+    optimizer.step()
+
+
+@both
+def test_after_a_closure_that_fails_there_is_no_gradient(make):
+    problem = Problem()
+    optimizer = make(problem.params)
+    with pytest.raises(KeyError):
+        optimizer.step([problem.closure(), lambda: {}["nothing"]])
+    assert all(p.grad is None for p in problem.params)
+    assert optimizer.step() is None
+
+
+@both
+def test_a_loss_tensor_that_is_used_again(make):
+    p, static = torch.nn.Parameter(torch.ones(1)), torch.zeros(())
+
+    def closure(value):
+        def run():
+            p.grad = torch.ones_like(p)
+            return static.fill_(value)
+
+        return run
+
+    assert make([p]).step([closure(1.0), closure(3.0)]).item() == 2.0
+
+
+@both
 def test_zero_grad_outside_discards_what_was_recorded(make):
     problem = Problem()
     optimizer = make(problem.params)

@@ -65,6 +65,13 @@ def test_order_and_container_do_not_matter(metric):
     assert metric(probs.tolist(), labels.tolist()) == value
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_taken_as_it_is(dtype):
+    logits = torch.randn(500, 10, generator=torch.Generator().manual_seed(0))
+    probs, labels = logits.to(dtype).softmax(1), logits.argmax(1)
+    assert metrics.accuracy(probs, labels) > 0.95
+
+
 def test_certain_and_wrong_is_infinite():
     assert metrics.negative_log_likelihood([[1.0, 0.0]], [1]) == math.inf
 

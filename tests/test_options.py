@@ -1,5 +1,6 @@
 """Every hyperparameter: what is allowed, and the words for what is not."""
 
+import functools
 import math
 
 import numpy as np
@@ -177,6 +178,12 @@ def test_parameters_that_cannot_be_optimized(params, error, message, make):
             TypeError,
             "base_optimizer=LBFGS: must make its step from one grad",
         ),
+        (
+            functools.partial(torch.optim.LBFGS),
+            {},
+            TypeError,
+            "base_optimizer=LBFGS: must make its step from one gradient",
+        ),
         (bsam.BSAM, {}, TypeError, "base_optimizer=BSAM: must make its step from one gradient"),
         (
             "SGD",
@@ -198,3 +205,13 @@ def test_sam_over_an_instance():
         TypeError, match="<instance of SGD>: must be a class, not an instance; pass"
     ):
         bsam.SAM(params, base, rho=0.1)
+
+
+@pytest.mark.parametrize("sam", [False, True])
+def test_a_parameter_list_is_a_list_of_parameters(sam):
+    params = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(1))])
+    if sam:
+        optimizer = bsam.SAM(params, torch.optim.SGD, rho=0.1, lr=0.1)
+    else:
+        optimizer = bsam.BSAM(params, 0.1, num_data=1)
+    assert len(optimizer.param_groups[0]["params"]) == 1

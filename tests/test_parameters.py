@@ -180,6 +180,15 @@ def test_bfloat16_weights_move_with_float32_state():
         torch.testing.assert_close(a.state[p]["s"], b.state[q]["s"], rtol=0.05, atol=0)
 
 
+def test_noise_has_the_dtype_of_the_state():
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float64)
+    params = [torch.nn.Parameter(torch.ones(3, dtype=dtype)) for dtype in dtypes]
+    optimizer = bsam_over(params)
+    noise = optimizer.draw_noise(params)
+    wide = [torch.float32, torch.float64, torch.float32, torch.float64]
+    assert [n.dtype for n in noise] == wide
+
+
 def test_no_more_copies_than_promised():
     """At the peak two copies beside weights, gradients, exp_avg and s: the mean and sqrt(s)|g|."""
     p = torch.nn.Parameter(torch.zeros(100_000))

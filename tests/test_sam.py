@@ -109,3 +109,80 @@ def test_m_sharpness_perturbs_each_sub_batch_by_itself():
     optimizer.step([closure(1.0), closure(-1.0)])
     assert seen == [0.5, -0.5]
     assert p.item() == 0.0
+
+
+@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RAdam])
+@pytest.mark.parametrize("gradient", [None, 0.0])
+def test_a_step_with_nothing_recorded_is_not_counted(base, gradient):
+    options = {"rho": 0.1, "lr": 0.1, "weight_decay": 0.1}
+    options |= {"momentum": 0.9} if base is torch.optim.SGD else {}
+    one, two = Problem(), Problem()
+    a, b = bsam.SAM(one.params, base, **options), bsam.SAM(two.params, base, **options)
+    for p in one.params:
+        p.grad = None if gradient is None else torch.zeros_like(p)
+    a.step()
+    assert all(a.state[p] for p in one.params), "state is there to be loaded into"
+    assert identical(one.params, [torch.tensor(w) for w in one.start])
+    for _ in range(3):
+        a.step(one.closures())
+        b.step(two.closures())
+    assert identical(one.params, two.params)
+    before = [p.detach().clone() for p in one.params]
+    for p in one.params:
+        p.grad = torch.zeros_like(p)
+    a.step()
+    assert identical(one.params, before)
+    a.step(one.closures())
+    b.step(two.closures())
+    assert identical(one.params, two.params), "state that was there was changed"
+
+
+@pytest.mark.parametrize("size", [1e30, 1e-25])
+def test_the_norm_neither_overflows_nor_vanishes(size):
+    p = torch.nn.Parameter(torch.zeros(2))
+    optimizer = bsam.SAM([p], torch.optim.SGD, rho=0.1, lr=0.1)
+    with optimizer.sampled():
+        p.grad = torch.full_like(p, size)
+    with optimizer.perturbed():
+        torch.testing.assert_close(p.detach(), torch.full((2,), 0.1 / 2**0.5))
+
+
+def test_maximize_perturbs_downhill():
+    p = torch.nn.Parameter(torch.ones(1))
+    optimizer = bsam.SAM([p], torch.optim.SGD, rho=0.5, lr=0.1, maximize=True)
+    with optimizer.sampled():
+        p.grad = torch.full_like(p, -2.0)  # of -p^2: away from the maximum is up
+    with optimizer.perturbed():
+        assert p.item() == 1.5
+
+
+def test_modes_reach_a_base_that_has_them():
+    class Modal(torch.optim.SGD):
+        mode = "train"
+
+        def train(self, mode=True):
+            self.mode = "train" if mode else "eval"
+
+        def eval(self):
+            self.mode = "eval"
+
+    optimizer = bsam.SAM([torch.nn.Parameter(torch.ones(1))], Modal, rho=0.5, lr=0.1)
+    optimizer.eval()
+    assert optimizer.base_optimizer.mode == "eval"
+    optimizer.train()
+    assert optimizer.base_optimizer.mode == "train"
+
+
+def test_a_base_prepares_what_it_is_given():
+    """Loading goes through the base's __setstate__, which completes old states."""
+    problem = Problem()
+    optimizer = bsam.SAM(problem.params, torch.optim.Adam, rho=0.1, lr=0.1)
+    optimizer.step(problem.closures())
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        del group["amsgrad"]
+    for values in state["state"].values():
+        values["step"] = float(values["step"])
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["amsgrad"] is False
+    optimizer.step(problem.closures())

@@ -203,3 +203,40 @@ def test_state_follows_a_model_that_is_cast():
     for p, before in zip(model.parameters(), s, strict=True):
         assert optimizer.state[p]["s"].dtype == torch.float64
         torch.testing.assert_close(optimizer.state[p]["s"], before.double(), rtol=0.01, atol=0)
+
+
+def test_post_hooks_see_and_may_change_the_state():
+    one, two = (torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16)) for _ in range(2))
+    a, b = bsam_over([one]), bsam_over([two])
+
+    def closure():
+        one.grad = torch.ones_like(one)
+
+    a.step(closure)
+
+    def hook(optimizer):
+        assert optimizer.state[two]["s"].dtype == torch.float32
+        optimizer.state[two]["s"].fill_(7.0)
+
+    b.register_load_state_dict_post_hook(hook)
+    b.load_state_dict(a.state_dict())
+    assert (b.state[two]["s"] == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: d["param_groups"][0].update(seed=-1), "seed=-1: must be at least 0"),
+        (lambda d: d["param_groups"][0].update(calls=-1), "calls=-1: must be at least 0"),
+        (lambda d: d["state"][0].pop("s"), "the state of parameter 0 of group 0, .* lacks s; load"),
+    ],
+)
+def test_spoiled_state(spoil, message):
+    problem = Problem()
+    optimizer = bsam_over(problem.params)
+    optimizer.step(problem.closures())
+    state = copy.deepcopy(optimizer.state_dict())
+    spoil(state)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    optimizer.step(problem.closures())

@@ -90,11 +90,12 @@ class Demo:
         except KeyboardInterrupt:
             status = INTERRUPTED
             print("interrupted: these are the runs that were finished", file=sys.stderr)
+        if rows and self.output:
+            write_json(self.output, demo.record(rows, plan))
         if rows:
             demo.show(rows, plan, Console())
-            if self.output:
-                write_json(self.output, demo.record(rows, plan))
-                print(f"written: {self.output}")
+        if rows and self.output:
+            print(f"written: {self.output}")
         return status
 
     def _plan(self) -> "Plan":

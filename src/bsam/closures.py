@@ -55,7 +55,7 @@ def loss_of(value: Any) -> Tensor | None:
             f"the closure returned a loss of shape {tuple(loss.shape)}: must be one number; "
             "return the mean over the examples."
         )
-    loss = loss.detach().reshape(())
+    loss = loss.detach().reshape(()).clone()  # a closure may reuse its tensor
     return loss if loss.is_floating_point() else loss.to(torch.get_default_dtype())
 
 

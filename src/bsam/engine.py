@@ -20,12 +20,6 @@ from bsam import options, parameters
 from bsam.closures import Closure, as_list, loss_of, mean_loss
 from bsam.gradients import Gradients, present
 
-_DOORS = (
-    "Three ways in: step(closure); `with optimizer.sampled(): backward`, then `with "
-    "optimizer.perturbed(): backward`, then step(); or these two contexts around the backward "
-    "passes of a trainer that calls step() itself."
-)
-
 
 class _OpenPair(NamedTuple):
     """A sub-batch whose first gradient is taken and whose second is still to come."""
@@ -152,10 +146,11 @@ class TwoPassOptimizer(torch.optim.Optimizer):
             second = self._collect(params, loss_scale)
         for p in seen - present(second).keys():
             second[p] = torch.zeros_like(p)
-        self._weight_sum += pair_weight
+        weight_sum = self._weight_sum + pair_weight
+        self._merge(second, pair_weight / weight_sum)
+        self._record(record, pair_weight / weight_sum)
+        self._weight_sum = weight_sum
         self._sub_batches += 1
-        self._merge(second, pair_weight / self._weight_sum)
-        self._record(record, pair_weight / self._weight_sum)
 
     @contextmanager
     def _moved(
@@ -178,13 +173,15 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         try:
             yield
         finally:
-            if means:
+            try:
                 with torch.no_grad():
-                    torch._foreach_copy_(params, means)
-            for p, gradient in zip(params, outside, strict=True):
-                p.grad = gradient
-            torch.clear_autocast_cache()
-            self._phase = "mean"
+                    for p, mean in zip(params, means, strict=False):
+                        p.copy_(mean)
+            finally:
+                for p, gradient in zip(params, outside, strict=True):
+                    p.grad = gradient
+                torch.clear_autocast_cache()
+                self._phase = "mean"
 
     def _collect(self, params: list[Tensor], loss_scale: float) -> Gradients:
         gradients = {p: None if p.grad is None else p.grad.detach() for p in params}
@@ -200,8 +197,14 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def _merge(self, gradients: Gradients, share: float) -> None:
         for p, gradient in gradients.items():
-            so_far = None if share == 1.0 else p.grad
+            so_far = p.grad if p in self._averaged else None  # else it is from outside
             p.grad = checks.running_mean(so_far, gradient, share)
+            if p.grad is not None:
+                self._averaged.add(p)
+
+    def _mean_gradients(self) -> dict[Tensor, Tensor]:
+        """What the step is made of: parameters that took part and still want to be moved."""
+        return present({p: p.grad for p in self._trainable() if p in self._averaged})
 
     # -------------------------------------------------------------- the step
 
@@ -241,13 +244,17 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         for p in self._trainable():
             p.grad = None  # left from the last step; keeping it would cost a copy at the peak
         try:
-            losses = [self._pair(each) for each in closures]
+            loss = mean_loss([self._pair(each) for each in closures])
             self._point_out_silence()
             self._update()
+        except BaseException:
+            for p in self._averaged:
+                p.grad = None
+            raise
         finally:
             self._discard()
             torch.clear_autocast_cache()
-        return mean_loss(losses)
+        return loss
 
     def _pair(self, closure: Closure) -> Tensor | None:
         with self.sampled(), torch.enable_grad():
@@ -257,14 +264,13 @@ class TwoPassOptimizer(torch.optim.Optimizer):
 
     def _step_recorded(self) -> None:
         self._discard_if_cleared()
-        given = present({p: p.grad for p in self._trainable()})
         if not self._weight_sum:
-            self._require_zero(given)
+            checks.require_zero(present({p: p.grad for p in self._trainable()}), self._label)
             self._create_state()
             return
         try:
             # Whoever clips or unscales has had its hands on the gradients since perturbed().
-            checks.require_finite(given, "perturbed", self._label)
+            checks.require_finite(self._mean_gradients(), "perturbed", self._label)
             self._update()
         finally:
             self._discard()
@@ -361,12 +367,13 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         """Forget the sub-batches recorded so far."""
         self._open: _OpenPair | None = None
         self._weight_sum = 0.0
+        self._averaged: set[Tensor] = set()  # whose .grad is the mean so far
         self._sub_batches = 0
         self._without_gradient = ""  # the last pass that left none
 
     def _discard_if_cleared(self) -> None:
         """Forget them too where a trainer ended a skipped step by ``model.zero_grad()``."""
-        if self._weight_sum and all(p.grad is None for p in self._trainable()):
+        if self._averaged and all(p.grad is None for p in self._averaged):
             self._discard()
 
     def _trainable(self) -> list[Tensor]:
@@ -388,11 +395,3 @@ class TwoPassOptimizer(torch.optim.Optimizer):
                 f"{what} between sampled() and perturbed(): finish the sub-batch with "
                 "`with optimizer.perturbed(): backward`, or discard it with zero_grad()."
             )
-
-    def _require_zero(self, gradients: dict[Tensor, Tensor]) -> None:
-        for p, gradient in gradients.items():
-            if gradient.layout != torch.strided or gradient.count_nonzero():
-                raise RuntimeError(
-                    f"step() found gradients that no context recorded (parameter "
-                    f"{self._label(p)}). {_DOORS}"
-                )

@@ -12,6 +12,13 @@ Label = Callable[[Tensor], str]
 """Gives the words for a parameter in a message."""
 
 
+_DOORS = (
+    "Three ways in: step(closure); `with optimizer.sampled(): backward`, then `with "
+    "optimizer.perturbed(): backward`, then step(); or these two contexts around the backward "
+    "passes of a trainer that calls step() itself."
+)
+
+
 def present(gradients: Gradients) -> dict[Tensor, Tensor]:
     """Return those that are there."""
     return {p: gradient for p, gradient in gradients.items() if gradient is not None}
@@ -60,6 +67,24 @@ def require_finite(gradients: Mapping[Tensor, Tensor], pass_name: str, label: La
         f"{gradient.numel()} elements; weights and state are as before the step. Look for an "
         "overflow in the loss, lower lr or rho, or raise damping."
     )
+
+
+def require_zero(gradients: Mapping[Tensor, Tensor], label: Label) -> None:
+    """Refuse gradients other than zero, where no context has recorded any.
+
+    Args:
+        gradients: gradient by parameter.
+        label: the words for a parameter.
+
+    Raises:
+        RuntimeError: that names the ways to make a step.
+    """
+    for param, gradient in gradients.items():
+        if gradient.layout != torch.strided or gradient.count_nonzero():
+            raise RuntimeError(
+                f"step() found gradients that no context recorded (parameter {label(param)}). "
+                f"{_DOORS}"
+            )
 
 
 def running_mean(mean: Tensor | None, value: Tensor | None, share: float) -> Tensor | None:

@@ -84,6 +84,9 @@ class BSAM(TwoPassOptimizer):
         torch.Size([1, 3])
     """
 
+    _loading: dict[str, Any] | None = None
+    """The state dict that is being loaded, while torch loads it."""
+
     def __init__(
         self,
         params: Any,
@@ -177,7 +180,7 @@ class BSAM(TwoPassOptimizer):
 
     @torch.no_grad()
     def _update(self) -> None:
-        gradients = present({p: p.grad for p in self._trainable()})
+        gradients = self._mean_gradients()
         for group, bundle in self._bundles(list(gradients)):
             s = self._states(bundle, "s")
             scales = [self._scales.get(p) for p in bundle]
@@ -227,20 +230,25 @@ class BSAM(TwoPassOptimizer):
             RuntimeError: inside a context.
             ValueError, TypeError: if it is not a state of BSAM or does not fit the parameters.
         """
-        final: dict[str, Any] = {}
 
         def check(_: Any, after_other_hooks: dict[str, Any]) -> None:
             self._require_fitting(after_other_hooks)
-            final.update(after_other_hooks)
+            self._loading = after_other_hooks
 
         handle = self.register_load_state_dict_pre_hook(check)
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
+            self._loading = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._loading is None:
+            return
         # torch gives state the dtype of the parameter; in bfloat16 s would never move again.
-        for number, p in _by_number(final["param_groups"], self.param_groups):
-            for name, value in final["state"].get(number, {}).items():
+        for number, p in _by_number(self._loading["param_groups"], self.param_groups):
+            for name, value in self._loading["state"].get(number, {}).items():
                 if name != "step":
                     value = value.to(device=p.device, dtype=_state_dtype(p))
                 self.state[p][name] = value.clone()
@@ -254,12 +262,20 @@ class BSAM(TwoPassOptimizer):
                     f"{number} lacks {', '.join(missing)}; load it into the optimizer that made it."
                 )
             options.of_bsam(group)
+            options.seed(group["seed"])
+            options.integer("calls", group["calls"], advice="it counts the updates")
         sizes = [len(group["params"]) for group in saved]
         if sizes != [len(group["params"]) for group in self.param_groups]:
             return  # torch refuses that, with its usual words
         for number, p in _by_number(saved, self.param_groups):
+            state = state_dict["state"].get(number, {})
+            if state and (missing := sorted({"step", "exp_avg", "s"} - state.keys())):
+                raise ValueError(
+                    f"state_dict: the state of parameter {self._label(p)} lacks "
+                    f"{', '.join(missing)}; load what BSAM.state_dict() gave."
+                )
             for name in ("exp_avg", "s"):
-                value = state_dict["state"].get(number, {}).get(name, p)
+                value = state.get(name, p)
                 if value.shape != p.shape:
                     raise ValueError(
                         f"state_dict: {name} of parameter {self._label(p)} has shape "

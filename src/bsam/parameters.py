@@ -12,7 +12,7 @@ def require_tensors(params: Any) -> Any:
     Raises:
         TypeError: if it is not something to iterate over.
     """
-    if isinstance(params, torch.nn.Module) or callable(params):
+    if callable(params) and not isinstance(params, torch.nn.ParameterList):
         name = getattr(params, "__qualname__", type(params).__name__)
         raise TypeError(
             f"params=<{name}>: must be parameters, named parameters or groups of them; pass "

@@ -74,6 +74,8 @@ class SAM(TwoPassOptimizer):
         _require_usable(base_optimizer)
         own = options.of_sam({"rho": rho, "adaptive": adaptive})
         self.base_optimizer = base_optimizer(groups_of(params), **base_options)
+        _require_usable(type(self.base_optimizer))  # what a factory made
+        self._provisional: set[Tensor] = set()  # whose state a step with zero gradients made
         super().__init__(self.base_optimizer.param_groups, own)
         self.defaults = {**self.base_optimizer.defaults, **own}
         self._share()
@@ -90,30 +92,49 @@ class SAM(TwoPassOptimizer):
             p: _wide(p).abs() * gradient if groups[p]["adaptive"] else _wide(gradient)
             for p, gradient in present(gradients).items()
         }
-        norm = torch.nn.utils.get_total_norm(uphill.values())
+        norm = _global_norm(list(uphill.values()))
         for p, direction in uphill.items():
-            length = norm.to(direction)
+            group, length = groups[p], norm.to(direction.device)
+            rho = -group["rho"] if group.get("maximize") else group["rho"]
             # At a stationary point 0 / 0: there is no uphill, so stay.
-            step = torch.where(length > 0, direction * (groups[p]["rho"] / length), 0.0)
-            p.add_(_wide(p).abs() * step if groups[p]["adaptive"] else step)
+            step = torch.where(length > 0, direction * (rho / length), 0.0)
+            p.add_(_wide(p).abs() * step if group["adaptive"] else step)
         return {}
 
     @torch.no_grad()
     def _update(self) -> None:
-        # The base looks at .grad alone, and that of a frozen parameter may be from long ago.
-        with _without_gradient(self._frozen()):
+        for p in self._provisional:
+            self.state.pop(p, None)
+        self._provisional = set()
+        # The base looks at .grad alone, and one that no pass left may be from long ago.
+        with _gradients_only(self._mean_gradients(), self._all()):
             self.base_optimizer.step()
 
     @torch.no_grad()
     def _create_state(self) -> None:
-        """Let the base create state by a step with zero gradients, and take the step back."""
-        fresh = [p for p in self._trainable() if p.grad is not None and p not in self.state]
+        """Have the base create state by a step with zero gradients, and take the step back.
+
+        Bases count that step, so the next real one begins with fresh state.
+        """
+        fresh = [p for p in self._trainable() if not self.state.get(p)]
         if not fresh:
             return
         weights = [p.clone() for p in fresh]
-        with _without_gradient(self._frozen() + [p for p in self._trainable() if p in self.state]):
+        with _gradients_only({p: torch.zeros_like(p) for p in fresh}, self._all()):
             self.base_optimizer.step()
-        torch._foreach_copy_(fresh, weights)
+        for p, weight in zip(fresh, weights, strict=True):
+            p.copy_(weight)
+        self._provisional = set(fresh)
+
+    def train(self, mode: bool = True) -> None:
+        """Pass on to a base that has modes, as schedule-free ones; do nothing for others."""
+        if callable(base := getattr(self.base_optimizer, "train", None)):
+            base(mode)
+
+    def eval(self) -> None:
+        """Pass on to a base that has modes, as schedule-free ones; do nothing for others."""
+        if callable(base := getattr(self.base_optimizer, "eval", None)):
+            base()
 
     # -------------------------------------------------------------- groups and state
 
@@ -149,22 +170,35 @@ class SAM(TwoPassOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._provisional = set()
         self._share()
 
-    def _frozen(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"] if not p.requires_grad]
+    def _all(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
 
 @contextmanager
-def _without_gradient(params: list[Tensor]) -> Generator[None, None, None]:
+def _gradients_only(
+    gradients: dict[Tensor, Tensor], params: list[Tensor]
+) -> Generator[None, None, None]:
+    """Have these gradients and no others on params inside, and what was there after."""
     aside = [p.grad for p in params]
     for p in params:
-        p.grad = None
+        p.grad = gradients.get(p)
     try:
         yield
     finally:
         for p, gradient in zip(params, aside, strict=True):
             p.grad = gradient
+
+
+def _global_norm(tensors: list[Tensor]) -> Tensor:
+    """The 2-norm of all elements; in float64, where squares of float32 cannot overflow."""
+    if not tensors:
+        return torch.zeros(())
+    dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+    norms = torch._foreach_norm(tensors, 2, dtype=dtype)
+    return torch.stack([norm.to(norms[0].device) for norm in norms]).norm()
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """The demo: honest splits, the same start for all, a table and a file that agree."""
 
 import io
+import json
+import math
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from bsam.experiments.data import digits, turned
 from bsam.experiments.evaluation import posterior_draws, sampled_probabilities
 from bsam.experiments.methods import METHODS
 from bsam.experiments.models import mlp
+from bsam.experiments.results import write_json
 from bsam.experiments.training import train
+from bsam.noise import standard_normal
 
 SHORT = demo.Plan(seeds=range(2), epochs=2, num_samples=3)
 
@@ -78,6 +82,25 @@ def test_summary_is_mean_and_standard_error(short_rows):
     single = demo.summary(short_rows[:1])
     assert single[0]["nll"]["standard_error"] is None
     assert demo.summary([]) == []
+
+
+def test_a_diverged_run_does_not_lose_the_others(short_rows, tmp_path):
+    rows = [dict(row) for row in short_rows]
+    rows[0]["nll"] = math.inf
+    assert demo.summary(rows)[0]["nll"] == {"mean": math.inf, "standard_error": None}
+    demo.show(rows, SHORT, Console(file=io.StringIO()))
+    write_json(tmp_path / "results.json", demo.record(rows, SHORT))
+    assert json.loads((tmp_path / "results.json").read_text())["runs"][0]["nll"] == "inf"
+
+
+def test_samples_for_prediction_are_not_the_noise_of_training():
+    model, optimizer, _, _ = trained("bSAM", epochs=1)
+    weight, seed = model[1].weight, optimizer.param_groups[0]["seed"]
+    s = optimizer.state[weight]["s"]
+    for number, draw in enumerate(posterior_draws(model, optimizer, num_samples=3, seed=seed)):
+        noise = standard_normal(0, weight.numel(), seed=seed, call=number, sub_batch=0)
+        drawn = ((draw["1.weight"] - weight) * (718 * s).sqrt()).flatten()
+        assert abs(torch.corrcoef(torch.stack([drawn, noise]))[0, 1]) < 0.1
 
 
 @pytest.mark.parametrize("width", [30, 80, 200])

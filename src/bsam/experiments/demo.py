@@ -1,5 +1,6 @@
 """The first run on real data: SGD, Adam, SAM and bSAM on scikit-learn's handwritten digits."""
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -92,7 +93,7 @@ def _run(plan: Plan, name: str, seed: int, split: Split) -> list[dict[str, Any]]
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Average rows over seeds: for every measure its mean and standard error.
 
-    The standard error of one run is None: one run is no evidence.
+    The standard error of one run, or of values that are not all finite, is None.
     """
     kinds = dict.fromkeys((row["method"], row["prediction"]) for row in rows)
     measures = (
@@ -104,7 +105,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"method": method, "prediction": prediction, "runs": len(same)}
         for measure in measures:
             values = [r[measure] for r in same]
-            error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+            several = len(values) > 1 and all(map(math.isfinite, values))
+            error = statistics.stdev(values) / len(values) ** 0.5 if several else None
             entry[measure] = {"mean": statistics.fmean(values), "standard_error": error}
         result.append(entry)
     return result

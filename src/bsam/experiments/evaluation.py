@@ -9,6 +9,10 @@ from torch.func import functional_call
 from bsam import BSAM, gaussian
 from bsam.noise import standard_normal
 
+# No step has so many sub-batches: draws for prediction are not those that the training saw, even
+# where the same seed is used for both.
+_PREDICTION = 2**32
+
 
 @torch.no_grad()
 def probabilities(model: nn.Module, images: Tensor) -> Tensor:
@@ -64,7 +68,7 @@ def posterior_draws(
                     mean.numel(),
                     seed=seed,
                     call=number,
-                    sub_batch=0,
+                    sub_batch=_PREDICTION,
                     dtype=s.dtype,
                     device=s.device,
                 )

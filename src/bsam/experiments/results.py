@@ -1,6 +1,7 @@
 """Results on disk: whole or not at all."""
 
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -25,13 +26,24 @@ def require_writable(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON to a file atomically: what stood there before stays until all is written."""
+    """Write JSON to a file atomically: what stood there before stays until all is written.
+
+    JSON has no numbers that are not finite; they become the strings "inf", "-inf" and "nan".
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w") as file:
-            json.dump(content, file, indent=1)
+            json.dump(_without_infinities(content), file, indent=1, allow_nan=False)
             file.write("\n")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _without_infinities(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_infinities(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_infinities(value) for value in content]
+    return str(content) if isinstance(content, float) and not math.isfinite(content) else content
