@@ -22,8 +22,8 @@ class NoiseWithVarianceForDeviation(bsam.BSAM):
         return [e / (n * self.state[p]["s"]).sqrt() for e, p in zip(noise, params, strict=True)]
 
 
-class MeanNotRestored(bsam.BSAM):
-    """The weights stay where the second gradient was taken."""
+class NotRestoring:
+    """Mixed into an optimizer: the weights stay where a pass moved them."""
 
     @contextmanager
     def _moved(self, phase, params, copy=True):
@@ -32,6 +32,10 @@ class MeanNotRestored(bsam.BSAM):
             moved = [p.detach().clone() for p in params]
         with torch.no_grad():
             torch._foreach_copy_(params, moved)
+
+
+class MeanNotRestored(NotRestoring, bsam.BSAM):
+    """The weights stay where the second gradient was taken."""
 
 
 class NoFinally(bsam.BSAM):
@@ -329,16 +333,8 @@ def test_the_laws_are_not_broken_by_wrapping():
     assert not [law for law in laws.FOR_BOTH + laws.FOR_BSAM if is_broken(law, make)]
 
 
-class NotRestoringSAM(bsam.SAM):
+class NotRestoringSAM(NotRestoring, bsam.SAM):
     """The weights stay perturbed."""
-
-    @contextmanager
-    def _moved(self, phase, params, copy=True):
-        with super()._moved(phase, params, copy):
-            yield
-            moved = [p.detach().clone() for p in params]
-        with torch.no_grad():
-            torch._foreach_copy_(params, moved)
 
 
 class SAMWithoutLoss(bsam.SAM):

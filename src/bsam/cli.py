@@ -151,7 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _device(name: str) -> str:
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        available = torch.accelerator.is_available()
+        accelerator = torch.accelerator.current_accelerator() if available else None
         return accelerator.type if accelerator else "cpu"
     try:
         torch.empty(0, device=name)
