@@ -6,9 +6,8 @@ back, sets ``.grad`` aside, averages over sub-batches and refuses what would be 
 Where the weights move to, and what a step makes of the gradients, is the subclass'.
 """
 
-import warnings
 from abc import abstractmethod
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,6 +18,11 @@ from bsam import gradients as checks
 from bsam import options, parameters
 from bsam.closures import Closure, as_list, loss_of, mean_loss
 from bsam.gradients import Gradients, present
+
+_FINISH = (
+    "finish the sub-batch with `with optimizer.perturbed(): backward`, or discard it with "
+    "zero_grad()."
+)
 
 
 class _OpenPair(NamedTuple):
@@ -31,8 +35,8 @@ class _OpenPair(NamedTuple):
 class TwoPassOptimizer(torch.optim.Optimizer):
     """What :class:`bsam.BSAM` and :class:`bsam.SAM` share; a subclass says where to go."""
 
-    _sample_is_mean = False
-    """True where the first gradient is taken at the mean itself, so that nothing need be copied."""
+    _sample_is_mean = False  # True: the first gradient is taken there, so nothing need be copied
+    _loading: dict[str, Any] | None = None  # the state dict, while torch loads it
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._phase = "mean"
@@ -64,6 +68,10 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     def _checked_options(self, group: dict[str, Any]) -> dict[str, Any]:
         """Return the options of a group as plain values, or raise for one that is not allowed."""
 
+    @abstractmethod
+    def _require_fitting(self, state_dict: dict[str, Any]) -> None:
+        """Raise ValueError for a state that is not this optimizer's."""
+
     # -------------------------------------------------------------- the two contexts
 
     @property
@@ -93,10 +101,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         """
         self._require_mean("sampled()")
         if self._open is not None:
-            raise RuntimeError(
-                "sampled() came twice without perturbed() between: finish the sub-batch with "
-                "`with optimizer.perturbed(): backward`, or discard it with zero_grad()."
-            )
+            raise RuntimeError(f"sampled() came twice without perturbed() between: {_FINISH}")
         options.check_factors(weight, loss_scale)
         self._discard_if_cleared()
         params = self._trainable()
@@ -231,7 +236,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         """
         self._require_settled("step()")
         if closure is None:
-            self._point_out_silence()
+            checks.point_out_silence(self._without_gradient)
             self._step_recorded()
             return None
         closures = as_list(closure)
@@ -245,15 +250,14 @@ class TwoPassOptimizer(torch.optim.Optimizer):
             p.grad = None  # left from the last step; keeping it would cost a copy at the peak
         try:
             loss = mean_loss([self._pair(each) for each in closures])
-            self._point_out_silence()
-            self._update()
+            checks.point_out_silence(self._without_gradient)
+            self._commit()
         except BaseException:
             for p in self._averaged:
                 p.grad = None
             raise
         finally:
             self._discard()
-            torch.clear_autocast_cache()
         return loss
 
     def _pair(self, closure: Closure) -> Tensor | None:
@@ -271,18 +275,13 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         try:
             # Whoever clips or unscales has had its hands on the gradients since perturbed().
             checks.require_finite(self._mean_gradients(), "perturbed", self._label)
-            self._update()
+            self._commit()
         finally:
             self._discard()
-            torch.clear_autocast_cache()
 
-    def _point_out_silence(self) -> None:
-        if self._without_gradient:
-            warnings.warn(
-                f"the {self._without_gradient} pass left no gradient on any parameter, so it "
-                "counts as zero: call loss.backward() inside the context or the closure.",
-                stacklevel=5,  # out of step() and what torch and no_grad wrap around it
-            )
+    def _commit(self) -> None:
+        self._update()
+        torch.clear_autocast_cache()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients; outside the contexts also discard what they recorded.
@@ -341,15 +340,21 @@ class TwoPassOptimizer(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: inside a context.
-            ValueError: if it is not an optimizer's state, or does not fit this one.
+            ValueError, TypeError: if it is not an optimizer's state, or does not fit this one.
         """
         self._require_mean("load_state_dict()")
-        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
-            raise ValueError(
-                f"state_dict: {type(state_dict).__name__} without 'state' and 'param_groups': must "
-                "be what an optimizer's state_dict() gave, not a model's."
-            )
-        super().load_state_dict(state_dict)
+        options.require_state(state_dict)
+
+        def check(_: Any, after_other_hooks: dict[str, Any]) -> None:
+            self._require_fitting(after_other_hooks)
+            self._loading = after_other_hooks
+
+        handle = self.register_load_state_dict_pre_hook(check)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+            self._loading = None
         self._discard()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -391,7 +396,4 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     def _require_settled(self, what: str) -> None:
         self._require_mean(what)
         if self._open is not None:
-            raise RuntimeError(
-                f"{what} between sampled() and perturbed(): finish the sub-batch with "
-                "`with optimizer.perturbed(): backward`, or discard it with zero_grad()."
-            )
+            raise RuntimeError(f"{what} between sampled() and perturbed(): {_FINISH}")

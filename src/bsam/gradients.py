@@ -1,5 +1,6 @@
 """Gradients as a pass leaves them: dense and finite, or an error that names the parameter."""
 
+import warnings
 from collections.abc import Callable, Mapping
 
 import torch
@@ -57,8 +58,7 @@ def require_finite(gradients: Mapping[Tensor, Tensor], pass_name: str, label: La
     if not tensors:
         return
     # The largest magnitude, not a 2-norm: that can overflow where every element is finite.
-    norms = torch._foreach_norm(tensors, ord=float("inf"))
-    if torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().all():
+    if norms(tensors, float("inf")).isfinite().all():
         return
     param, gradient = next(pair for pair in gradients.items() if not pair[1].isfinite().all())
     bad = int((~gradient.isfinite()).sum())
@@ -85,6 +85,22 @@ def require_zero(gradients: Mapping[Tensor, Tensor], label: Label) -> None:
                 f"step() found gradients that no context recorded (parameter {label(param)}). "
                 f"{_DOORS}"
             )
+
+
+def point_out_silence(pass_name: str) -> None:
+    """Warn, at the line that called ``step``, of a pass that left no gradient; "" is none."""
+    if pass_name:
+        warnings.warn(
+            f"the {pass_name} pass left no gradient on any parameter, so it counts as zero: call "
+            "loss.backward() inside the context or the closure.",
+            stacklevel=5,  # out of step() and what torch and no_grad wrap around it
+        )
+
+
+def norms(tensors: list[Tensor], order: float, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the norm of each tensor, shape (len(tensors),), on the first one's device."""
+    each = torch._foreach_norm(tensors, order, dtype=dtype)
+    return torch.stack([norm.to(each[0].device) for norm in each])
 
 
 def running_mean(mean: Tensor | None, value: Tensor | None, share: float) -> Tensor | None:

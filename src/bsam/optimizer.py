@@ -12,6 +12,7 @@ from bsam import algorithm, options
 from bsam.engine import TwoPassOptimizer
 from bsam.gradients import Gradients, present, running_mean
 from bsam.noise import standard_normal
+from bsam.parameters import state_dtype
 
 
 class BSAM(TwoPassOptimizer):
@@ -84,9 +85,6 @@ class BSAM(TwoPassOptimizer):
         torch.Size([1, 3])
     """
 
-    _loading: dict[str, Any] | None = None
-    """The state dict that is being loaded, while torch loads it."""
-
     def __init__(
         self,
         params: Any,
@@ -143,7 +141,7 @@ class BSAM(TwoPassOptimizer):
                 seed=address["seed"],
                 call=address["calls"],
                 sub_batch=self._sub_batches,
-                dtype=_state_dtype(run[0]),
+                dtype=state_dtype(run[0]),
                 device=run[0].device,
             )
             pieces = flat.split([p.numel() for p in run])
@@ -213,7 +211,7 @@ class BSAM(TwoPassOptimizer):
             for p in group["params"]:
                 if not p.requires_grad:
                     continue
-                state, dtype = self.state[p], _state_dtype(p)
+                state, dtype = self.state[p], state_dtype(p)
                 if not state:
                     state["step"] = torch.tensor(0.0)
                     state["exp_avg"] = torch.zeros_like(p, dtype=dtype)
@@ -223,25 +221,6 @@ class BSAM(TwoPassOptimizer):
                     for name in ("exp_avg", "s"):
                         state[name] = state[name].to(device=p.device, dtype=dtype)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state that ``state_dict`` gave; the two share no memory afterwards.
-
-        Raises:
-            RuntimeError: inside a context.
-            ValueError, TypeError: if it is not a state of BSAM or does not fit the parameters.
-        """
-
-        def check(_: Any, after_other_hooks: dict[str, Any]) -> None:
-            self._require_fitting(after_other_hooks)
-            self._loading = after_other_hooks
-
-        handle = self.register_load_state_dict_pre_hook(check)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
-            self._loading = None
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if self._loading is None:
@@ -250,7 +229,7 @@ class BSAM(TwoPassOptimizer):
         for number, p in _by_number(self._loading["param_groups"], self.param_groups):
             for name, value in self._loading["state"].get(number, {}).items():
                 if name != "step":
-                    value = value.to(device=p.device, dtype=_state_dtype(p))
+                    value = value.to(device=p.device, dtype=state_dtype(p))
                 self.state[p][name] = value.clone()
 
     def _require_fitting(self, state_dict: dict[str, Any]) -> None:
@@ -351,12 +330,8 @@ def _use_foreach(foreach: bool | None, p: Tensor) -> bool:
     return p.device.type != "cpu" if foreach is None else foreach
 
 
-def _state_dtype(p: Tensor) -> torch.dtype:
-    return torch.float64 if p.dtype == torch.float64 else torch.float32
-
-
 def _in_state_dtype(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor.to(_state_dtype(tensor)) for tensor in tensors]
+    return [tensor.to(state_dtype(tensor)) for tensor in tensors]
 
 
 def _runs(params: list[Tensor], first: dict[Tensor, int]) -> list[list[Tensor]]:
@@ -368,7 +343,7 @@ def _runs(params: list[Tensor], first: dict[Tensor, int]) -> list[list[Tensor]]:
             last is not None
             and first[p] == first[last] + last.numel()
             and p.device == last.device
-            and _state_dtype(p) == _state_dtype(last)
+            and state_dtype(p) == state_dtype(last)
         ):
             runs[-1].append(p)
         else:

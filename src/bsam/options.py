@@ -72,6 +72,15 @@ def seed(value: object) -> int:
     return integer("seed", value, below=noise.SEEDS, advice="None draws one from torch")
 
 
+def require_state(state_dict: object) -> None:
+    """Refuse what is not the state of an optimizer, such as a model's."""
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
+        raise ValueError(
+            f"state_dict: {_kind(state_dict)} without 'state' and 'param_groups': must be what an "
+            "optimizer's state_dict() gave, not a model's."
+        )
+
+
 def check_factors(weight: object, loss_scale: object) -> None:
     """Check what the contexts are told of a sub-batch."""
     if weight is not None:

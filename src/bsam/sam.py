@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bsam import options
 from bsam.engine import TwoPassOptimizer
-from bsam.gradients import Gradients, present
-from bsam.parameters import groups_of
+from bsam.gradients import Gradients, norms, present
+from bsam.parameters import groups_of, state_dtype
 
 
 class SAM(TwoPassOptimizer):
@@ -152,18 +152,14 @@ class SAM(TwoPassOptimizer):
             group.setdefault("adaptive", self.defaults["adaptive"])
         self.base_optimizer.__setstate__({"state": self.state, "param_groups": self.param_groups})
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of a SAM, or of its base alone, over the same base.
-
-        Raises:
-            RuntimeError: inside a context.
-            ValueError: if it is not such a state.
-        """
-        handle = self.register_load_state_dict_pre_hook(lambda _, final: _require_sam(final))
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
+    def _require_fitting(self, state_dict: dict[str, Any]) -> None:
+        """Take the state of a SAM, or of its base alone."""
+        for number, group in enumerate(state_dict["param_groups"]):
+            if "num_data" in group:
+                raise ValueError(
+                    f"state_dict: parameter group {number} is one of BSAM: must come from a SAM or "
+                    "its base; load it into the optimizer that made it."
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "base_optimizer": self.base_optimizer}
@@ -197,21 +193,11 @@ def _global_norm(tensors: list[Tensor]) -> Tensor:
     if not tensors:
         return torch.zeros(())
     dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64
-    norms = torch._foreach_norm(tensors, 2, dtype=dtype)
-    return torch.stack([norm.to(norms[0].device) for norm in norms]).norm()
+    return norms(tensors, 2.0, dtype).norm()
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _require_sam(state_dict: dict[str, Any]) -> None:
-    for number, group in enumerate(state_dict["param_groups"]):
-        if "num_data" in group:
-            raise ValueError(
-                f"state_dict: parameter group {number} is one of BSAM: must come from a SAM or its "
-                "base; load it into the optimizer that made it."
-            )
+    return tensor.to(state_dtype(tensor))
 
 
 def _require_usable(base_optimizer: Any) -> None:
