@@ -11,10 +11,9 @@ import statistics
 
 import torch
 
-from bsam import metrics
+from bsam import metrics, predict
 from bsam.experiments.data import digits
 from bsam.experiments.demo import Plan
-from bsam.experiments.evaluation import probabilities
 from bsam.experiments.methods import METHODS
 from bsam.experiments.models import mlp
 from bsam.experiments.training import train
@@ -32,7 +31,7 @@ def validation_nll(name: str, lr: float, seed: int) -> float:
     settings = {"epochs": plan.epochs, "batch_size": plan.batch_size, "seed": seed}
     try:
         train(model, optimizer, split.train, **settings)
-        probs = probabilities(model, split.validation.images)
+        probs = predict(model, None, split.validation.images, num_samples=0).probs
         return metrics.negative_log_likelihood(probs, split.validation.labels)
     except (RuntimeError, ValueError):
         return math.inf  # diverged

@@ -21,7 +21,6 @@ import torch
 import bsam
 from bsam import metrics
 from bsam.experiments.data import digits
-from bsam.experiments.evaluation import probabilities, sampled_probabilities
 from bsam.experiments.models import mlp
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -96,8 +95,11 @@ def run(variant, seed):
             optimizer.step([closure(block) for block in batch.chunk(SUB_BATCHES)])
         schedule.step()
     held_out = split.validation
-    at_weights = probabilities(model, held_out.images)
-    over = sampled_probabilities(model, optimizer, held_out.images, num_samples=32, seed=seed)
+    posterior = optimizer.posterior(model)
+    at_weights, over = (
+        bsam.predict(model, posterior, held_out.images, num_samples=count, seed=seed).probs
+        for count in (0, 32)
+    )
     s = flat(optimizer.state[p]["s"] for p in model.parameters())
     nll = [metrics.negative_log_likelihood(p, held_out.labels) for p in (at_weights, over)]
     return Result(flat(model.parameters()) - start, s, *nll)

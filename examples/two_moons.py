@@ -21,7 +21,6 @@ from sklearn.datasets import make_moons
 from torch import nn
 
 import bsam
-from bsam.experiments.evaluation import posterior_draws
 
 
 def train(points: torch.Tensor, labels: torch.Tensor, steps: int, seed: int):
@@ -48,13 +47,18 @@ def train(points: torch.Tensor, labels: torch.Tensor, steps: int, seed: int):
 
 @torch.no_grad()
 def predictions(
-    model: nn.Module, optimizer: bsam.BSAM, points: torch.Tensor, samples: int, seed: int
+    model: nn.Module,
+    posterior: bsam.GaussianPosterior,
+    points: torch.Tensor,
+    samples: int,
+    seed: int,
 ):
-    """Return P(y = 1), shape (samples, len(points)), for each sampled network."""
-    draws = posterior_draws(model, optimizer, num_samples=samples, seed=seed)
-    return torch.stack(
-        [torch.func.functional_call(model, weights, points)[:, 0].sigmoid() for weights in draws]
-    )
+    """Return P(y = 1), shape (samples, len(points)), for each of several networks."""
+    each = []
+    for number in range(samples):
+        with posterior.sampled(model, seed=seed, number=number):
+            each.append(model(points)[:, 0].sigmoid())
+    return torch.stack(each)
 
 
 def draw(points, labels, grid, mean, sampled, output: Path) -> None:
@@ -98,9 +102,9 @@ def main(arguments=None) -> None:
 
     x, y = torch.meshgrid(torch.linspace(-3, 4, 141), torch.linspace(-3, 3.5, 131), indexing="xy")
     grid = torch.stack([x.flatten(), y.flatten()], 1)
-    sampled = predictions(model, optimizer, grid, options.samples, options.seed)
-    with torch.no_grad():
-        mean = model(grid)[:, 0].sigmoid()
+    posterior = optimizer.posterior(model)
+    sampled = predictions(model, posterior, grid, options.samples, options.seed)
+    mean = bsam.predict(model, posterior, grid, num_samples=0, likelihood="bernoulli").probs[:, 0]
     far = torch.cdist(grid, points).amin(1) > 1.0
     for name, probability in (("mean", mean), ("samples", sampled.mean(0))):
         confidence = torch.maximum(probability, 1 - probability)

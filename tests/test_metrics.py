@@ -10,13 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metrics.cases import PREDICTION_METRICS
 from sklearn.metrics import accuracy_score, log_loss
 
 from bsam import metrics
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(Path(os.environ.get("BSAM_CONFORMANCE", GOLDEN)).glob("metrics_*.json"))
-ALL = (metrics.accuracy, metrics.negative_log_likelihood, metrics.expected_calibration_error)
+ALL = PREDICTION_METRICS
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -50,11 +50,10 @@ def test_python_blocks_run_one_after_the_other():
     assert len(blocks("python")) == 3
     for code in blocks("python"):
         exec(code, names)
-    assert {k: v.shape for k, v in names["variance"].items()} == {
-        k: p.shape for k, p in names["model"].named_parameters()
-    }
-    assert names["probabilities"].shape == (8, 3)
-    torch.testing.assert_close(names["probabilities"].sum(1), torch.ones(8))
+    predictive = names["predictive"]
+    assert predictive.probs.shape == (8, 3)
+    assert predictive.mutual_information.shape == predictive.expected_entropy.shape == (8,)
+    assert names["posterior"].mean.keys() == dict(names["model"].named_parameters()).keys()
     assert isinstance(names["optimizer"], bsam.SAM)
 
 

@@ -1,13 +1,27 @@
 """bsam: sharpness-aware training that gives a Gaussian posterior over the weights.
 
 ``bsam.BSAM`` is the optimizer of "SAM as an Optimal Relaxation of Bayes" (Moellenhoff and Khan,
-ICLR 2023); ``bsam.SAM`` is the baseline it is measured against;
-``bsam.metrics`` has numbers from probabilities and labels.
+ICLR 2023) and ``bsam.SAM`` the baseline it is measured against. ``optimizer.posterior(model)``
+gives a ``bsam.GaussianPosterior``, which ``bsam.predict`` averages predictions over;
+``bsam.metrics`` has numbers from probabilities and labels, ``bsam.normalization`` what becomes of
+the running statistics of BatchNorm.
 """
 
-from bsam import metrics
+from bsam import metrics, normalization
 from bsam.optimizer import BSAM
+from bsam.posterior import GaussianPosterior
+from bsam.prediction import GaussianPredictive, Predictive, predict
 from bsam.sam import SAM
+from bsam.version import __version__
 
-__all__ = ["BSAM", "SAM", "metrics"]
-__version__ = "0.1.0"
+__all__ = [
+    "BSAM",
+    "SAM",
+    "GaussianPosterior",
+    "GaussianPredictive",
+    "Predictive",
+    "__version__",
+    "metrics",
+    "normalization",
+    "predict",
+]

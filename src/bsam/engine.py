@@ -8,16 +8,18 @@ Where the weights move to, and what a step makes of the gradients, is the subcla
 
 from abc import abstractmethod
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bsam import gradients as checks
-from bsam import options, parameters
+from bsam import normalization, options, scaling
+from bsam.borrowing import restored
 from bsam.closures import Closure, as_list, loss_of, mean_loss
 from bsam.gradients import Gradients, present
+from bsam.groups import GroupedOptimizer
 
 _FINISH = (
     "finish the sub-batch with `with optimizer.perturbed(): backward`, or discard it with "
@@ -30,18 +32,18 @@ class _OpenPair(NamedTuple):
 
     gradients: Gradients
     weight: float | None
+    scaler: Any
+    scale: Tensor | None
+    overflow: bool
 
 
-class TwoPassOptimizer(torch.optim.Optimizer):
+class TwoPassOptimizer(GroupedOptimizer):
     """What :class:`bsam.BSAM` and :class:`bsam.SAM` share; a subclass says where to go."""
 
     _sample_is_mean = False  # True: the first gradient is taken there, so nothing need be copied
-    _loading: dict[str, Any] | None = None  # the state dict, while torch loads it
-
-    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
-        self._phase = "mean"
-        self._discard()
-        super().__init__(parameters.require_tensors(params), defaults)
+    _phase = "mean"
+    # Models whose running statistics not every pass may move, and the passes that may.
+    _statistics: tuple[tuple[nn.Module, tuple[str, ...]], ...] = ()
 
     # -------------------------------------------------------------- what a subclass defines
 
@@ -64,14 +66,6 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     def _create_state(self) -> None:
         """Create the state that is missing; change nothing else."""
 
-    @abstractmethod
-    def _checked_options(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return the options of a group as plain values, or raise for one that is not allowed."""
-
-    @abstractmethod
-    def _require_fitting(self, state_dict: dict[str, Any]) -> None:
-        """Raise ValueError for a state that is not this optimizer's."""
-
     # -------------------------------------------------------------- the two contexts
 
     @property
@@ -81,7 +75,7 @@ class TwoPassOptimizer(torch.optim.Optimizer):
 
     @contextmanager
     def sampled(
-        self, *, weight: float | None = None, loss_scale: float = 1.0
+        self, *, weight: float | None = None, loss_scale: float = 1.0, scaler: Any = None
     ) -> Generator[None, None, None]:
         """Take the first gradient of a sub-batch: forward and backward go inside.
 
@@ -93,43 +87,55 @@ class TwoPassOptimizer(torch.optim.Optimizer):
                 of examples; positive. None counts as 1.
             loss_scale: what the loss was divided by, where a trainer divides it by the number of
                 micro-batches; positive.
+            scaler: the ``torch.amp.GradScaler`` that scales the loss, for fp16; the gradient is
+                divided by its scale, and one that overflowed makes the scaler skip the step.
 
         Raises:
             RuntimeError: inside another context or straight after another ``sampled()``; for a
-                gradient that is sparse or not finite.
-            ValueError, TypeError: if weight or loss_scale is not a positive number.
+                gradient that is sparse or, without a scaler, not finite.
+            ValueError, TypeError: if weight or loss_scale is not a positive number, or scaler not a
+                scaler.
         """
         self._require_mean("sampled()")
         if self._open is not None:
             raise RuntimeError(f"sampled() came twice without perturbed() between: {_FINISH}")
         options.check_factors(weight, loss_scale)
+        scaler = scaling.active(scaler)
         self._discard_if_cleared()
+        self._discard_if_skipped()
         params = self._trainable()
         with self._moved("sampled", params, copy=not self._sample_is_mean):
             self._to_sample(params)
             torch.clear_autocast_cache()
             yield
-            gradients = self._collect(params, loss_scale)
-        self._open = _OpenPair(gradients, weight)
+            gradients, overflow = self._collect(params, loss_scale, scaler)
+        scale = scaling.scale_of(scaler, params) if scaler else None
+        if overflow:
+            gradients = dict.fromkeys(params)  # no way uphill: the second pass is at the mean
+        elif scale is not None:
+            gradients = scaling.unscaled(gradients, scale)
+        self._open = _OpenPair(gradients, weight, scaler, scale, overflow)
 
     @contextmanager
     def perturbed(
-        self, *, weight: float | None = None, loss_scale: float = 1.0
+        self, *, weight: float | None = None, loss_scale: float = 1.0, scaler: Any = None
     ) -> Generator[None, None, None]:
         """Take the second gradient of the sub-batch: forward and backward go inside, once more.
 
         After it ``.grad`` is the mean of the second gradients over the sub-batches so far, there to
-        be clipped; ``step()`` reads it.
+        be clipped; ``step()`` reads it. With a scaler it is still scaled, and ``scaler.unscale_``
+        may come first.
 
         Args:
             weight: as for :meth:`sampled`; given to one of the two, it holds for both.
             loss_scale: as for :meth:`sampled`.
+            scaler: as for :meth:`sampled`, which must have got the same.
 
         Raises:
-            RuntimeError: without a ``sampled()`` before; for a gradient that is sparse or not
-                finite. Only this sub-batch is lost then.
-            ValueError, TypeError: if weight or loss_scale is not a positive number, or if weight
-                differs from that of ``sampled()``.
+            RuntimeError: without a ``sampled()`` before; for a gradient that is sparse or, without
+                a scaler, not finite. Only this sub-batch is lost then.
+            ValueError, TypeError: if weight or loss_scale is not a positive number, or if weight or
+                scaler differs from that of ``sampled()``.
         """
         self._require_mean("perturbed()")
         if self._open is None:
@@ -139,16 +145,21 @@ class TwoPassOptimizer(torch.optim.Optimizer):
                 "and zero no gradients between the two."
             )
         options.check_factors(weight, loss_scale)
-        pair_weight = options.agreed_weight(self._open.weight, weight)
-        first = self._open.gradients
-        self._open = None  # used up, even if what follows fails
+        pair = self._open
+        scaling.require_same(pair.scaler, scaling.active(scaler))
+        pair_weight = options.agreed_weight(pair.weight, weight)
+        first, overflow = pair.gradients, pair.overflow
+        self._scaler, self._scale = pair.scaler, pair.scale
+        self._open = pair = None  # used up, even if what follows fails
         params, seen = list(first), set(present(first))
         with self._moved("perturbed", params):
             record = self._to_perturbation(first)
             del first  # its memory is what the second gradients will need
             torch.clear_autocast_cache()
             yield
-            second = self._collect(params, loss_scale)
+            second, overflow_now = self._collect(params, loss_scale, self._scaler)
+        if overflow or overflow_now:
+            second |= scaling.overflowed(present(second))
         for p in seen - present(second).keys():
             second[p] = torch.zeros_like(p)
         weight_sum = self._weight_sum + pair_weight
@@ -161,34 +172,31 @@ class TwoPassOptimizer(torch.optim.Optimizer):
     def _moved(
         self, phase: str, params: list[Tensor], copy: bool = True
     ) -> Generator[None, None, None]:
-        """Have ``.grad`` empty inside; put it and the weights back, however it ends.
-
-        Whoever moves weights clears autocast's cache: under an autocast that encloses the whole
-        step it would go on to use casts of the weights as they were before.
-        """
-        means = [p.detach().clone() for p in params] if copy else []
+        """Have ``.grad`` empty inside; put it and the weights back, however it ends."""
         outside = [p.grad for p in params]
         if self._sub_batches == 1 and phase == "sampled":
             # The mean so far is still the tensor that the first backward left. Its memory may not
             # be ours to keep: DDP's gradients are views of buckets that each backward overwrites.
             outside = [None if gradient is None else gradient.clone() for gradient in outside]
-        for p in params:
-            p.grad = None
-        self._phase = phase
-        try:
-            yield
-        finally:
+        with ExitStack() as stack:
+            stack.enter_context(restored(params if copy else []))
+            for model, passes in self._statistics:
+                if phase not in passes:
+                    stack.enter_context(normalization.frozen_statistics(model))
+            for p in params:
+                p.grad = None
+            self._phase = phase
             try:
-                with torch.no_grad():
-                    for p, mean in zip(params, means, strict=False):
-                        p.copy_(mean)
+                yield
             finally:
                 for p, gradient in zip(params, outside, strict=True):
                     p.grad = gradient
-                torch.clear_autocast_cache()
                 self._phase = "mean"
 
-    def _collect(self, params: list[Tensor], loss_scale: float) -> Gradients:
+    def _collect(
+        self, params: list[Tensor], loss_scale: float, scaler: Any
+    ) -> tuple[Gradients, bool]:
+        """Return what a pass left in ``.grad``, and whether it is for the scaler to skip."""
         gradients = {p: None if p.grad is None else p.grad.detach() for p in params}
         if loss_scale != 1.0:
             gradients = {p: None if g is None else g * loss_scale for p, g in gradients.items()}
@@ -196,8 +204,10 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         if params and not given:
             self._without_gradient = self._phase
         checks.require_dense(given, self._label)
+        if scaler:
+            return gradients, not checks.all_finite(given)
         checks.require_finite(given, self._phase, self._label)
-        return gradients
+        return gradients, False
 
     @torch.no_grad()
     def _merge(self, gradients: Gradients, share: float) -> None:
@@ -272,6 +282,8 @@ class TwoPassOptimizer(torch.optim.Optimizer):
             checks.require_zero(present({p: p.grad for p in self._trainable()}), self._label)
             self._create_state()
             return
+        if self._scaler:
+            scaling.require_unscaled(self._scaler, self)
         try:
             # Whoever clips or unscales has had its hands on the gradients since perturbed().
             checks.require_finite(self._mean_gradients(), "perturbed", self._label)
@@ -293,78 +305,37 @@ class TwoPassOptimizer(torch.optim.Optimizer):
             self._discard()
         super().zero_grad(set_to_none)
 
-    def train(self, mode: bool = True) -> None:
-        """Do nothing; for loops that put every optimizer into training mode."""
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_statistics": self._statistics}
 
-    def eval(self) -> None:
-        """Do nothing; for loops that put every optimizer into evaluation mode."""
+    # -------------------------------------------------------------- running statistics
 
-    # -------------------------------------------------------------- groups and state
+    def update_statistics(self, model: nn.Module, *, during: str) -> None:
+        """Say which passes move the running statistics of BatchNorm and its kin.
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as :meth:`torch.optim.Optimizer.add_param_group`.
+        It holds for every way to make a step. Layers normalize by their batch in any case, and
+        passes outside of steps move statistics as usual. Not part of a checkpoint: say it again
+        after a resume.
 
-        A parameter that stands in the group twice (tied weights) counts once.
-
-        Raises:
-            RuntimeError: inside a context or between the two.
-            TypeError: for complex or sparse parameters.
-            ValueError, TypeError: for an option that is not allowed.
-        """
-        self._require_settled("add_param_group()")
-        if isinstance(param_group, dict):
-            number = len(self.param_groups)
-            param_group["params"] = parameters.distinct(param_group["params"], number)
-            try:
-                checked = self._checked_options({**self.defaults, **param_group})
-            except (TypeError, ValueError) as error:
-                where = f" (parameter group {number})" if number else ""
-                raise type(error)(f"{error}{where}") from None
-            param_group.update(checked)
-        self._append_group(param_group)
-
-    def _append_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state, as :meth:`torch.optim.Optimizer.state_dict`.
-
-        Raises:
-            RuntimeError: inside a context or between the two.
-        """
-        self._require_settled("state_dict()")
-        return super().state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, as :meth:`torch.optim.Optimizer.load_state_dict`; recorded pairs are lost.
+        Args:
+            model: the model whose layers are meant; said again for the same one, the last counts.
+            during: ``"both"`` as at the start (the authors' code), ``"sampled"``, ``"perturbed"``,
+                or ``"none"``, for which :func:`bsam.normalization.refresh_statistics` makes them
+                after training.
 
         Raises:
             RuntimeError: inside a context.
-            ValueError, TypeError: if it is not an optimizer's state, or does not fit this one.
+            ValueError, TypeError: for another policy, or what is not a model.
         """
-        self._require_mean("load_state_dict()")
-        options.require_state(state_dict)
-
-        def check(_: Any, after_other_hooks: dict[str, Any]) -> None:
-            self._require_fitting(after_other_hooks)
-            self._loading = after_other_hooks
-
-        handle = self.register_load_state_dict_pre_hook(check)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
-            self._loading = None
-        self._discard()
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._require_settled("pickling or copying")
-        return super().__getstate__()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._phase = "mean"
-        self._discard()
-        super().__setstate__(state)
+        self._require_mean("update_statistics()")
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model={type(model).__name__}: must be a module; pass the model itself."
+            )
+        policies = normalization.POLICIES
+        options.one_of("during", during, tuple(policies), advice="'both' is the authors'")
+        others = tuple(pair for pair in self._statistics if pair[0] is not model)
+        self._statistics = (*others, (model, policies[during]))
 
     # -------------------------------------------------------------- bookkeeping
 
@@ -375,17 +346,20 @@ class TwoPassOptimizer(torch.optim.Optimizer):
         self._averaged: set[Tensor] = set()  # whose .grad is the mean so far
         self._sub_batches = 0
         self._without_gradient = ""  # the last pass that left none
+        self._scaler: Any = None  # whose scale the mean so far has
+        self._scale: Tensor | None = None
 
     def _discard_if_cleared(self) -> None:
         """Forget them too where a trainer ended a skipped step by ``model.zero_grad()``."""
         if self._averaged and all(p.grad is None for p in self._averaged):
             self._discard()
 
-    def _trainable(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-
-    def _label(self, param: Tensor) -> str:
-        return parameters.label(self.param_groups, param)
+    def _discard_if_skipped(self) -> None:
+        """Forget them too where a scaler has skipped the step: it has changed its scale since."""
+        if not self._weight_sum or self._scale is None:
+            return
+        if scaling.scale_of(self._scaler, [self._scale]) != self._scale:
+            self._discard()
 
     def _require_mean(self, what: str) -> None:
         if self._phase != "mean":

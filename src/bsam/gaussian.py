@@ -1,11 +1,15 @@
 r"""The diagonal Gaussian :math:`q = N(\omega, 1/(N s))`.
 
-This module is the only home of the factor :math:`1/\sqrt{N s}`: noise in training and samples
-in prediction both come from here.
+This module is the only home of the factor :math:`1/\sqrt{N s}` and of all else that is made of N:
+noise in training and samples in prediction both come from here.
 """
+
+import math
 
 import torch
 from torch import Tensor
+
+from bsam.dtypes import widest_dtype
 
 
 def deviations(noise: list[Tensor], s: list[Tensor], num_data: float) -> list[Tensor]:
@@ -28,3 +32,102 @@ def deviations(noise: list[Tensor], s: list[Tensor], num_data: float) -> list[Te
     scale = torch._foreach_mul(s, num_data)
     torch._foreach_sqrt_(scale)
     return list(torch._foreach_div(noise, scale))
+
+
+def precision(s: Tensor, num_data: float) -> Tensor:
+    """Return the precision N s of the posterior.
+
+    Args:
+        s: posterior precision / N, any shape, positive.
+        num_data: N, positive.
+    """
+    return s * num_data
+
+
+def prior_precision(num_data: float, weight_decay: float) -> float:
+    r"""Return the precision :math:`N \delta` of the prior :math:`N(0, 1/(N \delta))`.
+
+    Args:
+        num_data: N, positive.
+        weight_decay: :math:`\delta`, at least 0; at 0 the prior is flat.
+    """
+    return num_data * weight_decay
+
+
+def prior_deviation(num_data: float, weight_decay: float) -> float:
+    r"""Return the standard deviation :math:`1/\sqrt{N \delta}` of the prior; infinite if flat.
+
+    Args:
+        num_data: N, positive.
+        weight_decay: :math:`\delta`, at least 0.
+    """
+    prior = prior_precision(num_data, weight_decay)
+    return 1.0 / math.sqrt(prior) if prior > 0.0 else math.inf
+
+
+def log_prob(value: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
+    r"""Return :math:`\log N(\theta; \omega, 1/\lambda)`, summed over the elements of the mean.
+
+    Args:
+        value: :math:`\theta`, shape (..., *mean.shape).
+        mean: :math:`\omega`.
+        precision: :math:`\lambda`, of the mean's shape, positive.
+
+    Returns:
+        Shape (...), float64.
+
+    Example:
+        >>> import torch
+        >>> from bsam import gaussian
+        >>> mean, precision = torch.zeros(2), torch.ones(2)
+        >>> gaussian.log_prob(torch.zeros(3, 2), mean, precision)  # log 1 / (2 pi), three times
+        tensor([-1.8379, -1.8379, -1.8379], dtype=torch.float64)
+    """
+    value, mean, precision = _wide(value, mean, precision)
+    each = (precision.log() - math.log(2.0 * math.pi) - precision * (value - mean).square()) / 2.0
+    return _sum_over_elements(each, mean.dim())
+
+
+def entropy(precision: Tensor) -> Tensor:
+    r"""Return :math:`\sum \tfrac12 (1 + \log 2\pi - \log \lambda)` in nats, a 0-d float64 tensor.
+
+    Args:
+        precision: :math:`\lambda`, any shape, positive.
+
+    Example:
+        >>> import torch
+        >>> from bsam import gaussian
+        >>> gaussian.entropy(torch.ones(1))
+        tensor(1.4189, dtype=torch.float64)
+    """
+    (precision,) = _wide(precision)
+    return ((1.0 + math.log(2.0 * math.pi) - precision.log()) / 2.0).sum()
+
+
+def kl_divergence(mean: Tensor, precision: Tensor, prior_precision: float) -> Tensor:
+    r"""Return :math:`KL(N(\omega, 1/\lambda) \,\|\, N(0, 1/\pi))` in nats, a 0-d float64 tensor.
+
+    .. math:: \sum \tfrac12 \left(\pi/\lambda + \pi \omega^2 - 1 - \log \pi/\lambda\right)
+
+    Args:
+        mean: :math:`\omega`, any shape.
+        precision: :math:`\lambda`, of the mean's shape, positive.
+        prior_precision: :math:`\pi`, positive.
+
+    Example:
+        >>> import torch
+        >>> from bsam import gaussian
+        >>> gaussian.kl_divergence(torch.ones(2), torch.full((2,), 4.0), prior_precision=4.0)
+        tensor(4., dtype=torch.float64)
+    """
+    mean, precision = _wide(mean, precision)
+    ratio = prior_precision / precision
+    return ((ratio + prior_precision * mean.square() - 1.0 - ratio.log()) / 2.0).sum()
+
+
+def _wide(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.to(widest_dtype(tensor.device)) for tensor in tensors]
+
+
+def _sum_over_elements(values: Tensor, dims: int) -> Tensor:
+    return values.flatten(values.dim() - dims).sum(-1) if dims else values

@@ -54,11 +54,7 @@ def require_finite(gradients: Mapping[Tensor, Tensor], pass_name: str, label: La
     Raises:
         RuntimeError: that names the pass and the first offending parameter.
     """
-    tensors = [gradient for gradient in gradients.values() if gradient.numel()]
-    if not tensors:
-        return
-    # The largest magnitude, not a 2-norm: that can overflow where every element is finite.
-    if norms(tensors, float("inf")).isfinite().all():
+    if all_finite(gradients):
         return
     param, gradient = next(pair for pair in gradients.items() if not pair[1].isfinite().all())
     bad = int((~gradient.isfinite()).sum())
@@ -67,6 +63,17 @@ def require_finite(gradients: Mapping[Tensor, Tensor], pass_name: str, label: La
         f"{gradient.numel()} elements; weights and state are as before the step. Look for an "
         "overflow in the loss, lower lr or rho, or raise damping."
     )
+
+
+def all_finite(gradients: Mapping[Tensor, Tensor]) -> bool:
+    """Return whether no gradient has NaN or infinity, by one reduction over all of them.
+
+    Args:
+        gradients: gradient by parameter.
+    """
+    tensors = [gradient for gradient in gradients.values() if gradient.numel()]
+    # The largest magnitude, not a 2-norm: that can overflow where every element is finite.
+    return not tensors or bool(norms(tensors, float("inf")).isfinite().all())
 
 
 def require_zero(gradients: Mapping[Tensor, Tensor], label: Label) -> None:

@@ -17,9 +17,12 @@ into pieces, and agrees between devices to rounding. ``|n| < 6.77`` (32 bits hol
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from bsam.dtypes import state_dtype
 
 _MASK = 2**64 - 1
 _GAMMA = 0x9E3779B97F4A7C15
@@ -74,6 +77,51 @@ def standard_normal(
         words = _words(first_pair + start, length, key, noise.device)
         _box_muller(words, out=noise[2 * start : 2 * (start + length)])
     return noise[first % 2 : first % 2 + count]
+
+
+def standard_normal_like(
+    tensors: Sequence[Tensor], first: Sequence[int], *, seed: int, call: int, sub_batch: int
+) -> list[Tensor]:
+    """Return standard normal tensors like those given, each from its own place in one stream.
+
+    Args:
+        tensors: their shapes and devices are those of the result; its dtype is that of state for
+            them, never narrower than float32.
+        first: for each tensor the number of its first element, >= 0.
+        seed: as for :func:`standard_normal`, as are the rest.
+        call: which update.
+        sub_batch: which sub-batch of that update.
+    """
+    noise: list[Tensor] = []
+    for run in _runs(tensors, first):
+        sizes = [tensors[i].numel() for i in run]
+        flat = standard_normal(
+            first[run[0]],
+            sum(sizes),
+            seed=seed,
+            call=call,
+            sub_batch=sub_batch,
+            dtype=state_dtype(tensors[run[0]]),
+            device=tensors[run[0]].device,
+        )
+        pieces = zip(flat.split(sizes), run, strict=True)
+        noise += [piece.view(tensors[i].shape) for piece, i in pieces]
+    return noise
+
+
+def _runs(tensors: Sequence[Tensor], first: Sequence[int]) -> list[list[int]]:
+    """Cut into runs that lie end to end on one device in one dtype: one long draw is faster."""
+    runs: list[list[int]] = []
+    for i, tensor in enumerate(tensors):
+        if runs:
+            last = tensors[i - 1]
+            follows = first[i] == first[i - 1] + last.numel()
+            kinds = [(each.device, state_dtype(each)) for each in (tensor, last)]
+            if follows and kinds[0] == kinds[1]:
+                runs[-1].append(i)
+                continue
+        runs.append([i])
+    return runs
 
 
 def _key(*words: int) -> int:

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bsam import algorithm, options
+from bsam import algorithm, gaussian, naming, noise, options, states
+from bsam.diagnostics import Diagnostics, diagnose
+from bsam.dtypes import state_dtype
 from bsam.engine import TwoPassOptimizer
 from bsam.gradients import Gradients, present, running_mean
-from bsam.noise import standard_normal
-from bsam.parameters import state_dtype
+from bsam.posterior import GaussianPosterior
 
 
 class BSAM(TwoPassOptimizer):
@@ -80,8 +81,8 @@ class BSAM(TwoPassOptimizer):
         >>> losses = [optimizer.step(closure).item() for _ in range(100)]
         >>> losses[-1] < 0.01 * losses[0]
         True
-        >>> variance = 1 / (64 * optimizer.state[model.weight]["s"])
-        >>> variance.shape
+        >>> posterior = optimizer.posterior(model)
+        >>> posterior.variance["weight"].shape
         torch.Size([1, 3])
     """
 
@@ -131,32 +132,114 @@ class BSAM(TwoPassOptimizer):
         Returns:
             One tensor for each, of its shape, on its device, in the dtype of its state.
         """
-        first = self._first_elements()
-        noise: list[Tensor] = []
-        for run in _runs(params, first):
-            address = self.param_groups[0]
-            flat = standard_normal(
-                first[run[0]],
-                sum(p.numel() for p in run),
-                seed=address["seed"],
-                call=address["calls"],
-                sub_batch=self._sub_batches,
-                dtype=state_dtype(run[0]),
-                device=run[0].device,
+        first, address = self._first_elements(), self.param_groups[0]
+        return noise.standard_normal_like(
+            params,
+            [first[p] for p in params],
+            seed=address["seed"],
+            call=address["calls"],
+            sub_batch=self._sub_batches,
+        )
+
+    def posterior(self, model: nn.Module) -> GaussianPosterior:
+        r"""Return the posterior :math:`N(\omega, 1/(N s))` over a model's weights, as a copy.
+
+        Random are the model's parameters that this optimizer trains; those that it does not have,
+        or that are frozen, are fixed at their values.
+
+        Args:
+            model: the module whose parameters the optimizer has; compiled or wrapped or not.
+
+        Raises:
+            RuntimeError: inside a context or between the two.
+            TypeError: if model is not a module.
+            ValueError: if the optimizer trains none of the model's parameters, num_data is infinite
+                (the posterior is then a point), or weights are not finite.
+
+        Example:
+            >>> import torch, bsam
+            >>> model = torch.nn.Linear(2, 1)
+            >>> optimizer = bsam.BSAM(model.parameters(), lr=0.1, num_data=50)
+            >>> optimizer.posterior(model).variance["bias"]  # no step yet: 1 / (50 s_init)
+            tensor([0.0200])
+        """
+        self._require_settled("posterior()")
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model={type(model).__name__}: must be a module; pass the model itself."
             )
-            pieces = flat.split([p.numel() for p in run])
-            noise += [piece.view(p.shape) for piece, p in zip(pieces, run, strict=True)]
-        return noise
+        self._create_state()
+        groups = {p: group for group in self.param_groups for p in group["params"]}
+        mean = naming.own_parameters(model)
+        random = {name: p for name, p in mean.items() if p in groups and p.requires_grad}
+        if not random:
+            raise ValueError(
+                "model: this optimizer trains none of its parameters: must be the module whose "
+                "parameters it was given, not a copy, and not frozen."
+            )
+        own = {name: groups[p] for name, p in random.items()}
+        if any(group["num_data"] == float("inf") for group in own.values()):
+            raise ValueError(
+                "num_data=inf: must be finite for a posterior, which is a point without noise; use "
+                "the model itself, for example predict(model, None, inputs, num_samples=0)."
+            )
+        num_data = {name: group["num_data"] for name, group in own.items()}
+        return GaussianPosterior(
+            mean,
+            {n: gaussian.precision(self.state[p]["s"], num_data[n]) for n, p in random.items()},
+            num_data=num_data,
+            weight_decay={name: group["weight_decay"] for name, group in own.items()},
+            buffers=naming.own_buffers(model),
+        )
+
+    def diagnostics(self, *, tolerance: float = 0.01) -> Diagnostics:
+        """Return what the run has done with s, by parameter and in total; ``print`` shows a table.
+
+        Much of s at its floor, damping + weight_decay, means that gradients are small and damping,
+        not the data, sets the variances; much of it at s_init, that the run was too short to learn
+        them.
+
+        Args:
+            tolerance: how far from a value, relative to it, s still counts as being there; >= 0.
+
+        Returns:
+            ``parameters``, a tuple with an entry for each trainable one, and ``total``.
+
+        Raises:
+            RuntimeError: inside a context or between the two.
+            ValueError, TypeError: if tolerance is not a number of at least 0.
+
+        Example:
+            >>> import torch, bsam
+            >>> model = torch.nn.Linear(2, 1)
+            >>> optimizer = bsam.BSAM(model.named_parameters(), lr=0.1, num_data=50)
+            >>> total = optimizer.diagnostics().total
+            >>> total.at_start, total.at_floor  # no step yet
+            (1.0, 0.0)
+        """
+        self._require_settled("diagnostics()")
+        advice = "0.01 counts what is within 1 %"
+        tolerance = options.real("tolerance", tolerance, at_least=0.0, advice=advice)
+        self._create_state()
+        return diagnose(
+            (
+                (self._label(p).strip("'"), p, self.state[p]["s"], group)
+                for group in self.param_groups
+                for p in group["params"]
+                if p.requires_grad
+            ),
+            tolerance,
+        )
 
     # -------------------------------------------------------------- the lines of the algorithm
 
     @torch.no_grad()
     def _to_sample(self, params: list[Tensor]) -> None:
         self._create_state()
-        noise = dict(zip(params, self._checked_noise(params), strict=True))
+        drawn = dict(zip(params, self._checked_noise(params), strict=True))
         for group, bundle in self._bundles(params):
             s = self._states(bundle, "s")
-            draws = [noise[p] for p in bundle]
+            draws = [drawn[p] for p in bundle]
             _lines(group["compiled"]).sample(bundle, draws, s, num_data=group["num_data"])
 
     @torch.no_grad()
@@ -223,43 +306,12 @@ class BSAM(TwoPassOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if self._loading is None:
-            return
-        # torch gives state the dtype of the parameter; in bfloat16 s would never move again.
-        for number, p in _by_number(self._loading["param_groups"], self.param_groups):
-            for name, value in self._loading["state"].get(number, {}).items():
-                if name != "step":
-                    value = value.to(device=p.device, dtype=state_dtype(p))
-                self.state[p][name] = value.clone()
+        if self._loading is not None:
+            # torch gives state the dtype of the parameter; in bfloat16 s would never move again.
+            states.widen(self.state, self._loading, self.param_groups)
 
     def _require_fitting(self, state_dict: dict[str, Any]) -> None:
-        saved = state_dict["param_groups"]
-        for number, group in enumerate(saved):
-            if missing := sorted(self.defaults.keys() - group.keys() - {"differentiable"}):
-                raise ValueError(
-                    f"state_dict: must come from BSAM.state_dict(), but its parameter group "
-                    f"{number} lacks {', '.join(missing)}; load it into the optimizer that made it."
-                )
-            options.of_bsam(group)
-            options.seed(group["seed"])
-            options.integer("calls", group["calls"], advice="it counts the updates")
-        sizes = [len(group["params"]) for group in saved]
-        if sizes != [len(group["params"]) for group in self.param_groups]:
-            return  # torch refuses that, with its usual words
-        for number, p in _by_number(saved, self.param_groups):
-            state = state_dict["state"].get(number, {})
-            if state and (missing := sorted({"step", "exp_avg", "s"} - state.keys())):
-                raise ValueError(
-                    f"state_dict: the state of parameter {self._label(p)} lacks "
-                    f"{', '.join(missing)}; load what BSAM.state_dict() gave."
-                )
-            for name in ("exp_avg", "s"):
-                value = state.get(name, p)
-                if value.shape != p.shape:
-                    raise ValueError(
-                        f"state_dict: {name} of parameter {self._label(p)} has shape "
-                        f"{tuple(value.shape)}: must be {tuple(p.shape)}; it is of another model."
-                    )
+        states.require_fitting(state_dict, self.defaults, self.param_groups)
 
     def _checked_options(self, group: dict[str, Any]) -> dict[str, Any]:
         checked = options.of_bsam(group) | {"seed": options.seed(group["seed"])}
@@ -283,15 +335,15 @@ class BSAM(TwoPassOptimizer):
         return first
 
     def _checked_noise(self, params: list[Tensor]) -> list[Tensor]:
-        noise = list(self.draw_noise(params))
-        shapes = [tuple(each.shape) for each in noise]
+        drawn = list(self.draw_noise(params))
+        shapes = [tuple(each.shape) for each in drawn]
         wanted = [tuple(p.shape) for p in params]
         if shapes != wanted:
             raise ValueError(
                 f"draw_noise() returned tensors of shapes {shapes}: must be {wanted}; return one "
                 "standard normal tensor for each parameter it was given, in their order."
             )
-        return noise
+        return drawn
 
     def _states(self, params: list[Tensor], name: str) -> list[Tensor]:
         return [self.state[p][name] for p in params]
@@ -332,27 +384,3 @@ def _use_foreach(foreach: bool | None, p: Tensor) -> bool:
 
 def _in_state_dtype(tensors: list[Tensor]) -> list[Tensor]:
     return [tensor.to(state_dtype(tensor)) for tensor in tensors]
-
-
-def _runs(params: list[Tensor], first: dict[Tensor, int]) -> list[list[Tensor]]:
-    """Cut params into runs that lie end to end on one device with one dtype of state."""
-    runs: list[list[Tensor]] = []
-    for p in params:
-        last = runs[-1][-1] if runs else None
-        if (
-            last is not None
-            and first[p] == first[last] + last.numel()
-            and p.device == last.device
-            and state_dtype(p) == state_dtype(last)
-        ):
-            runs[-1].append(p)
-        else:
-            runs.append([p])
-    return runs
-
-
-def _by_number(
-    saved: list[dict[str, Any]], groups: list[dict[str, Any]]
-) -> Iterator[tuple[int, Tensor]]:
-    for saved_group, group in zip(saved, groups, strict=True):
-        yield from zip(saved_group["params"], group["params"], strict=True)

@@ -53,11 +53,6 @@ def distinct(params: Any, group: int) -> Any:
     return list(distinct.values())
 
 
-def state_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the dtype to compute and keep state in: never narrower than float32."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
 def label(groups: list[dict[str, Any]], param: Tensor) -> str:
     """Return the words for a parameter: its name if the groups have names, else its number."""
     for number, group in enumerate(groups):

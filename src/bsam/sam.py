@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from bsam import options
+from bsam.dtypes import state_dtype, widest_dtype
 from bsam.engine import TwoPassOptimizer
 from bsam.gradients import Gradients, norms, present
-from bsam.parameters import groups_of, state_dtype
+from bsam.parameters import groups_of
 
 
 class SAM(TwoPassOptimizer):
@@ -192,8 +193,7 @@ def _global_norm(tensors: list[Tensor]) -> Tensor:
     """The 2-norm of all elements; in float64, where squares of float32 cannot overflow."""
     if not tensors:
         return torch.zeros(())
-    dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64
-    return norms(tensors, 2.0, dtype).norm()
+    return norms(tensors, 2.0, widest_dtype(tensors[0].device)).norm()
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Experiments on real data: data, models, methods, training, evaluation; extra ``experiments``."""
+"""Experiments on real data: data, models, methods, training; extra ``experiments``."""

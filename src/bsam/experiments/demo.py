@@ -10,12 +10,10 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 import bsam
-from bsam import BSAM, metrics
+from bsam import BSAM, Predictive, metrics, predict
 from bsam.experiments.data import Split, digits, turned
-from bsam.experiments.evaluation import probabilities, sampled_probabilities
 from bsam.experiments.methods import METHODS
 from bsam.experiments.models import mlp
 from bsam.experiments.training import train
@@ -66,27 +64,33 @@ def _run(plan: Plan, name: str, seed: int, split: Split) -> list[dict[str, Any]]
     images, labels = split.test
     turned_images = turned(split.test, DEGREES).images
 
-    def row(prediction: str, clean: Tensor, shifted: Tensor) -> dict[str, Any]:
+    def row(prediction: str, clean: Predictive, shifted: Predictive) -> dict[str, Any]:
         return {
             "method": name,
             "prediction": prediction,
             "seed": seed,
-            "accuracy": metrics.accuracy(clean, labels),
-            "nll": metrics.negative_log_likelihood(clean, labels),
-            "ece": metrics.expected_calibration_error(clean, labels),
-            "turned_confidence": shifted.amax(1).mean().item(),
-            "turned_accuracy": metrics.accuracy(shifted, labels),
-            "turned_nll": metrics.negative_log_likelihood(shifted, labels),
+            "accuracy": metrics.accuracy(clean.probs, labels),
+            "nll": metrics.negative_log_likelihood(clean.probs, labels),
+            "ece": metrics.expected_calibration_error(clean.probs, labels),
+            "turned_confidence": shifted.probs.amax(1).mean().item(),
+            "turned_accuracy": metrics.accuracy(shifted.probs, labels),
+            "turned_nll": metrics.negative_log_likelihood(shifted.probs, labels),
             "training_seconds": seconds,
         }
 
-    rows = [row("weights", probabilities(model, images), probabilities(model, turned_images))]
+    at_weights = [predict(model, None, each, num_samples=0) for each in (images, turned_images)]
+    rows = [row("weights", *at_weights)]
     if isinstance(optimizer, BSAM):
+        posterior = optimizer.posterior(model)
         clean, shifted = (
-            sampled_probabilities(model, optimizer, each, num_samples=plan.num_samples, seed=seed)
+            predict(model, posterior, each, num_samples=plan.num_samples, seed=seed)
             for each in (images, turned_images)
         )
-        rows.append(row(f"{plan.num_samples} samples", clean, shifted))
+        account = optimizer.diagnostics().total
+        rows.append(
+            row(f"{plan.num_samples} samples", clean, shifted)
+            | {f"s_{key}": value for key, value in account._asdict().items() if key != "name"}
+        )
     return rows
 
 
@@ -96,12 +100,10 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     The standard error of one run, or of values that are not all finite, is None.
     """
     kinds = dict.fromkeys((row["method"], row["prediction"]) for row in rows)
-    measures = (
-        [key for key in rows[0] if key not in ("method", "prediction", "seed")] if rows else []
-    )
     result = []
     for method, prediction in kinds:
         same = [r for r in rows if (r["method"], r["prediction"]) == (method, prediction)]
+        measures = [key for key in same[0] if key not in ("method", "prediction", "seed")]
         entry: dict[str, Any] = {"method": method, "prediction": prediction, "runs": len(same)}
         for measure in measures:
             values = [r[measure] for r in same]
@@ -178,8 +180,19 @@ def _notes(rows: Sequence[dict[str, Any]], plan: Plan) -> str:
         "SAM and bSAM take two gradients a step, so at equal epochs they cost twice as many. "
         "Differences within two standard errors are ties.",
     ]
+    lines += [_account_of_s(entry) for entry in summary(rows) if "s_at_floor" in entry]
     if runs < planned:
         lines.append(f"Only {runs} of {planned} runs were finished.")
     if seeds < 3:
         lines.append("Fewer than 3 seeds are no evidence.")
     return "\n".join(lines)
+
+
+def _account_of_s(entry: dict[str, Any]) -> str:
+    mean = {key: value["mean"] for key, value in entry.items() if key.startswith("s_")}
+    return (
+        f"{entry['method']}'s posterior: {mean['s_at_floor']:.0%} of s at its floor, "
+        f"{mean['s_at_start']:.0%} still at s_init; standard deviations "
+        f"{mean['s_deviation']:.3f} (prior {mean['s_prior_deviation']:.2f}), "
+        f"{mean['s_relative_deviation']:.2f} of the weights' size."
+    )

@@ -2,10 +2,11 @@
 
 import json
 import math
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from bsam.files import written_whole
 
 
 def require_writable(path: Path) -> None:
@@ -31,14 +32,9 @@ def write_json(path: Path, content: Any) -> None:
     JSON has no numbers that are not finite; they become the strings "inf", "-inf" and "nan".
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w") as file:
-            json.dump(_without_infinities(content), file, indent=1, allow_nan=False)
-            file.write("\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary, temporary.open("w") as file:
+        json.dump(_without_infinities(content), file, indent=1, allow_nan=False)
+        file.write("\n")
 
 
 def _without_infinities(content: Any) -> Any:

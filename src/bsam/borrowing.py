@@ -1,0 +1,55 @@
+"""Borrowing a model: its weights and its mode are changed for a while and put back."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def restored(tensors: Sequence[Tensor]) -> Generator[None, None, None]:
+    """Have tensors hold after the block, bit for bit, what they held before, however it ends.
+
+    Values are copied in place: storage never moves, so views of it survive.
+
+    Args:
+        tensors: any; the copies cost their memory while the block lasts.
+    """
+    before = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        move(tensors, before)
+
+
+@torch.no_grad()
+def move(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy values into tensors in place.
+
+    Autocast keeps casts of weights that it has seen; whoever moves weights clears them, or a
+    forward pass goes on at the weights as they were.
+
+    Args:
+        tensors: where to.
+        values: what, one for each, of its shape.
+    """
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
+    torch.clear_autocast_cache()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None, None, None]:
+    """Have the model in evaluation mode inside the block, and each module as it was afterwards.
+
+    Args:
+        model: any module.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
