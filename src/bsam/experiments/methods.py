@@ -1,57 +1,142 @@
-"""Training methods under comparison, each an optimizer with its settings."""
+"""Training methods under comparison: how each is made, and what of it is searched over."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 import bsam
 
-WEIGHT_DECAY = 1e-3
+Settings = Mapping[str, float]
+"""Hyperparameters by name."""
 
-Make = Callable[[nn.Module, float, int, int], torch.optim.Optimizer]
-"""Makes an optimizer from a model, a learning rate, the number of training examples and a seed."""
+Range = tuple[float, float] | tuple[float, ...]
 
 
 class Method(NamedTuple):
     """A way to train."""
 
-    lr: float
-    """Learning rate, chosen on validation data by ``benchmarks/demo_learning_rates.py``."""
+    make: Callable[[nn.Module, Settings, int, int], torch.optim.Optimizer]
+    """Makes an optimizer from a model, settings, the number of training examples and a seed."""
+
+    search: Mapping[str, tuple[float, float]]
+    """Where each setting is searched: drawn from (low, high), uniformly in its logarithm."""
 
     gradients_per_step: int
-    make: Make
+    epochs: int = 1
+    """Times the usual number of passes over the data."""
+
+    needs: str = ""
+    """A package that must be there."""
 
 
-def _sgd(model: nn.Module, lr: float, _num_data: int, _seed: int) -> torch.optim.SGD:
-    return torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=WEIGHT_DECAY)
+def _sgd(model: nn.Module, settings: Settings, _num_data: int, _seed: int) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), **_sgd_options(settings))
 
 
-def _adam(model: nn.Module, lr: float, _num_data: int, _seed: int) -> torch.optim.Adam:
-    return torch.optim.Adam(model.parameters(), lr, weight_decay=WEIGHT_DECAY)
+def _adam(model: nn.Module, settings: Settings, _num_data: int, _seed: int) -> torch.optim.Adam:
+    return torch.optim.Adam(model.parameters(), **_adam_options(settings))
 
 
-def _sam(model: nn.Module, lr: float, _num_data: int, _seed: int) -> bsam.SAM:
-    return bsam.SAM(
-        model.named_parameters(),
-        torch.optim.SGD,
-        rho=0.05,
-        lr=lr,
-        momentum=0.9,
-        weight_decay=WEIGHT_DECAY,
-    )
+def _sam(model: nn.Module, settings: Settings, _num_data: int, _seed: int) -> bsam.SAM:
+    options = _sgd_options(settings)
+    return bsam.SAM(model.named_parameters(), torch.optim.SGD, rho=settings["rho"], **options)
 
 
-def _bsam(model: nn.Module, lr: float, num_data: int, seed: int) -> bsam.BSAM:
+def _sam_adam(model: nn.Module, settings: Settings, _num_data: int, _seed: int) -> bsam.SAM:
+    options = _adam_options(settings)
+    return bsam.SAM(model.named_parameters(), torch.optim.Adam, rho=settings["rho"], **options)
+
+
+def _bsam(model: nn.Module, settings: Settings, num_data: int, seed: int) -> bsam.BSAM:
     return bsam.BSAM(
-        model.named_parameters(), lr, num_data=num_data, weight_decay=WEIGHT_DECAY, seed=seed
+        model.named_parameters(),
+        settings["lr"],
+        num_data=settings["num_data_factor"] * num_data,
+        rho=settings["rho"],
+        betas=(0.9, 1.0 - settings["1-beta2"]),
+        weight_decay=settings["weight_decay"],
+        damping=settings["damping"],
+        seed=seed,
     )
 
+
+def _ivon(model: nn.Module, settings: Settings, num_data: int, seed: int) -> torch.optim.Optimizer:
+    import ivon  # a rival, under a licence of its own: only where the user has installed it
+
+    class ClosureIVON(ivon.IVON):
+        """IVON whose step takes a closure, as the loop gives one to every method."""
+
+        def step(self, closure: Any = None) -> Any:
+            with self.sampled_params(train=True):
+                loss = closure()
+            super().step()
+            return loss
+
+        def posterior(self, model: nn.Module) -> bsam.GaussianPosterior:
+            """Return the posterior that IVON has learned: precision ess (hess + weight_decay)."""
+            (group,) = self.param_groups
+            flat = group["ess"] * (group["hess"] + group["weight_decay"])
+            sizes = [p.numel() for p in group["params"]]
+            named = dict(model.named_parameters())
+            pieces = zip(named.items(), flat.split(sizes), strict=True)
+            return bsam.GaussianPosterior(
+                named, {name: piece.view(p.shape) for (name, p), piece in pieces}
+            )
+
+    torch.manual_seed(seed)  # IVON's noise comes from torch's generator
+    return ClosureIVON(
+        model.parameters(),
+        lr=settings["lr"],
+        ess=settings["num_data_factor"] * num_data,
+        hess_init=settings["hess_init"],
+        beta2=1.0 - settings["1-beta2"],
+        weight_decay=settings["weight_decay"],
+    )
+
+
+def _sgd_options(settings: Settings) -> dict[str, Any]:
+    return {"lr": settings["lr"], "momentum": 0.9, "weight_decay": settings["weight_decay"]}
+
+
+def _adam_options(settings: Settings) -> dict[str, Any]:
+    betas = (0.9, 1.0 - settings["1-beta2"])
+    return {"lr": settings["lr"], "betas": betas, "weight_decay": settings["weight_decay"]}
+
+
+_DECAY = {"weight_decay": (1e-5, 3e-2)}
+_BETA2 = {"1-beta2": (1e-4, 1e-1)}
+_SGD = {"lr": (0.01, 2.0), **_DECAY}
+_ADAM = {"lr": (5e-4, 0.2), **_DECAY, **_BETA2}
+_IVON = {
+    "lr": (0.01, 2.0),
+    **_DECAY,
+    **_BETA2,
+    "num_data_factor": (0.3, 100.0),
+    "hess_init": (0.01, 1.0),
+}
 
 METHODS = {
-    "SGD": Method(lr=0.3, gradients_per_step=1, make=_sgd),
-    "Adam": Method(lr=0.03, gradients_per_step=1, make=_adam),
-    "SAM": Method(lr=0.3, gradients_per_step=2, make=_sam),
-    "bSAM": Method(lr=3.0, gradients_per_step=2, make=_bsam),
+    "SGD": Method(_sgd, _SGD, 1),
+    "SGD, twice the epochs": Method(_sgd, _SGD, 1, epochs=2),
+    "Adam": Method(_adam, _ADAM, 1),
+    "Adam, twice the epochs": Method(_adam, _ADAM, 1, epochs=2),
+    "SAM": Method(_sam, {**_SGD, "rho": (0.01, 2.0)}, 2),
+    "SAM-Adam": Method(_sam_adam, {**_ADAM, "rho": (0.01, 2.0)}, 2),
+    "IVON": Method(_ivon, _IVON, 1, needs="ivon"),
+    "IVON, twice the epochs": Method(_ivon, _IVON, 1, epochs=2, needs="ivon"),
+    "bSAM": Method(
+        _bsam,
+        {
+            "lr": (0.1, 20.0),
+            **_DECAY,
+            **_BETA2,
+            "rho": (1e-3, 1.0),
+            "damping": (1e-2, 1.0),
+            "num_data_factor": (0.3, 100.0),
+        },
+        2,
+    ),
 }
+"""By name; names are what tables and folders show."""
