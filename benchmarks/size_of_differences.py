@@ -2,7 +2,7 @@
 
 Run:  .venv/bin/python benchmarks/size_of_differences.py
 
-Trains the demo's network on the demo's digits with bSAM in 4 sub-batches (rate 1, beta2 0.99, so
+Trains a small network on scikit-learn's digits with bSAM in 4 sub-batches (rate 1, beta2 0.99, so
 that s is learned; 60 epochs; seeds 0 to 4), as it should be and with one deviation each, taken from
 the tests. Prints, paired by seed against the right run: the distance of the weights, relative to
 how far the right run moved them; the mean relative change of s; and the change in NLL of the

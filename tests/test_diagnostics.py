@@ -40,7 +40,9 @@ def test_shares_count_what_is_there():
     assert each.deviation == pytest.approx(variance**0.5, rel=1e-6)
     assert each.relative_deviation == pytest.approx(variance**0.5 / 2, rel=1e-6)
     exact = optimizer.diagnostics(tolerance=0.0).total
-    assert (exact.at_floor, exact.at_start) == (0.2, 0.2), "0.1 in float32 is not 0.1: still there"
+    assert (exact.at_floor, exact.at_start) == (0.2, 0.2)
+    optimizer.state[p]["s"][0] += 1e-8  # a unit of rounding away: float32 still "is" at the floor
+    assert optimizer.diagnostics(tolerance=0.0).total.at_floor == 0.2
     assert each.name == "0 of group 0, shape (5,)"
 
 

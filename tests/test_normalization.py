@@ -268,6 +268,67 @@ def test_refresh_sees_the_network_without_dropout_and_loader_batches():
     torch.testing.assert_close(model[1].running_mean, 2 * x.mean(0))
 
 
+def test_a_layer_that_is_called_twice_counts_both():
+    layer = nn.BatchNorm1d(4)
+    x = inputs(0)
+    refresh_statistics(
+        layer, [x, x + 1], forward=lambda layer, batch: layer(batch) - layer(3 * batch)
+    )
+    torch.testing.assert_close(layer.running_mean, 2 * (x.mean(0) + 0.5))
+    refresh_statistics(layer, x)
+    torch.testing.assert_close(layer.running_mean, x.mean(0))
+
+
+def test_empty_batches_and_layers_without_a_momentum_are_passed_over():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("running_mean", torch.ones(4))
+
+        def forward(self, x):
+            return x - self.running_mean
+
+    model, x = nn.Sequential(Fixed(), nn.BatchNorm1d(4)), inputs(0)
+    refresh_statistics(model, [x[:0], x])
+    torch.testing.assert_close(model[1].running_mean, x.mean(0) - 1)
+    assert torch.equal(model[0].running_mean, torch.ones(4))
+
+
+def test_a_compiled_model_is_refreshed_as_it_is():
+    model, x = network(), inputs(0)
+    refresh_statistics(torch.compile(model, backend="eager", fullgraph=True), [x, x + 1])
+    expected = network()
+    refresh_statistics(expected, [x, x + 1])
+    assert same(model, statistics(expected))
+
+
+def test_a_policy_holds_for_the_model_and_its_wrapper():
+    model = network()
+    optimizer = bsam_over(model)
+    optimizer.update_statistics(model, during="none")
+    optimizer.update_statistics(torch.compile(model, backend="eager"), during="both")
+    optimizer.step(closure_for(model, inputs(0)))
+    assert int(model[1].num_batches_tracked) == 2
+
+
+def test_a_layer_that_assigns_its_statistics_is_frozen_too():
+    class Assigning(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("running_mean", torch.zeros(4))
+
+        def forward(self, x):
+            self.running_mean = 0.9 * self.running_mean + 0.1 * x.mean(0)
+            return x - x.mean(0)
+
+    layer = Assigning()
+    mean = layer.running_mean
+    with frozen_statistics(layer):
+        layer(inputs(0))
+    assert layer.running_mean is mean
+    assert not mean.any()
+
+
 def test_refresh_for_a_draw_lasts_as_long_as_the_draw():
     model = network()
     posterior = bsam_over(model).posterior(model)

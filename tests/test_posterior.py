@@ -126,6 +126,7 @@ def test_what_has_no_posterior():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        ({"mean": {"a": [1.0]}}, TypeError, "mean: 'a' is list: must be a tensor"),
         ({"precision": {}}, ValueError, "precision: is empty: must have at least one parameter"),
         ({"precision": {"d": torch.ones(1)}}, ValueError, "'d' is not in mean: must be one of 'a'"),
         (
@@ -222,6 +223,9 @@ def test_temperature_divides_precisions():
     for wrong in (0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match=r"temperature=.*: must be .*greater than 0"):
             posterior.scaled(wrong)
+    for extreme in (1e-320, 1e308):
+        with pytest.raises(ValueError, match=r"temperature=.*: must leave every precision"):
+            given_posterior(dtype=torch.float32).scaled(extreme)
 
 
 # ------------------------------------------------------------------ draws
@@ -339,6 +343,41 @@ def test_sampled_without_a_seed_is_another_draw_each_time():
         with posterior.sampled(model):
             seen.append(model[0].weight.detach().clone())
     assert not torch.equal(*seen)
+
+
+def test_statistics_that_the_posterior_does_not_hold_are_put_back_too():
+    model, posterior = with_buffers()
+    bare = bsam.GaussianPosterior(posterior.mean, posterior.precision)
+    before = [b.clone() for b in model.buffers()]
+    with bare.sampled(model, seed=0):
+        model(batch()[0])
+    assert identical(model.buffers(), before)
+
+
+def test_buffers_under_a_wrapper_that_renames_its_state():
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    model = nn.Sequential(checkpoint_wrapper(fresh_model()[:2]), nn.Linear(6, 3))
+    posterior = bsam.BSAM(model.parameters(), 0.1, num_data=5).posterior(model)
+    assert "0.1.running_mean" in posterior.buffers
+
+
+def test_an_expanded_buffer_is_a_constant():
+    model = nn.Linear(2, 2)
+    model.register_buffer("constant", torch.ones(1).expand(3))
+    posterior = bsam.BSAM(model.parameters(), 0.1, num_data=5).posterior(model)
+    with posterior.sampled(model, seed=0):
+        assert model.constant.sum() == 3
+
+
+def test_in_inference_mode_before_the_first_step():
+    model, (x, y) = mlp(), batch()
+    optimizer = bsam.BSAM(model.parameters(), 0.1, num_data=5)
+    with torch.inference_mode():
+        posterior = optimizer.posterior(model)
+        optimizer.diagnostics()
+        bsam.predict(model, posterior, x, 2)
+    optimizer.step(closure_for(model, x, y))
 
 
 def test_blocks_may_be_nested_and_gradients_flow():

@@ -62,6 +62,8 @@ def test_what_comes_back_is_the_same_bit_for_bit(posterior, path):
 
 
 def test_anyone_can_read_the_file(posterior, path):
+    (path.parent / "plain").write_text("")
+    assert path.stat().st_mode == (path.parent / "plain").stat().st_mode
     tensors = load_file(path)
     assert torch.equal(tensors["mean.z.weight"], posterior.mean["z.weight"])
     assert torch.equal(tensors["precision.m"], posterior.precision["m"])

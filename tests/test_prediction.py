@@ -306,6 +306,10 @@ def test_refresh_makes_statistics_for_each_draw():
     expected = torch.stack(expected).mean(0).double()
     torch.testing.assert_close(refreshed.probs, expected, rtol=1e-4, atol=1e-5)
     assert (predict(model, posterior, x, 4).probs - expected).abs().max() > 0.01
+    assert torch.equal(predict(model, posterior, x, 4, refresh=x).probs, refreshed.probs)
+    before = [b.clone() for b in model.buffers()]
+    predict(model, None, x, 0, refresh=[x + 5])
+    assert identical(model.buffers(), before)
     with pytest.raises(ValueError, match="method='vmap': must be 'loop' with refresh"):
         predict(model, posterior, x, 4, refresh=[x], method="vmap")
     with pytest.raises(TypeError, match="refresh=<iterator>: must be readable once for each draw"):
@@ -336,7 +340,54 @@ def test_progress_in_a_pipe_and_on_a_terminal(capsys, monkeypatch):
     assert capsys.readouterr().err == "".join(f"\rpredict: {n}/3" for n in (1, 2, 3)) + "\n"
 
 
+def test_a_loader_whose_length_nobody_knows():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(inputs())
+
+    model = mlp()
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=5)
+    seen = []
+    predictive = predict(model, posterior_of(model), loader, 2, progress=lambda *s: seen.append(s))
+    assert predictive.probs.shape == (12, 3)
+    assert seen[-1] == (6, None)
+
+
+def test_a_model_of_another_dtype_than_its_posterior():
+    model, x = mlp(), inputs()
+    posterior = posterior_of(model)
+    expected = predict(model, posterior, x, 4).probs
+    for method in ("loop", "vmap"):
+        probs = predict(mlp(torch.float64), posterior, x.double(), 4, method=method).probs
+        torch.testing.assert_close(probs, expected, rtol=1e-4, atol=1e-6)
+
+
 # ------------------------------------------------------------------ misuse
+
+
+def test_a_model_that_changes_its_inputs_is_pointed_out():
+    x = inputs()
+
+    class InPlace(nn.Linear):
+        def forward(self, rows):
+            return super().forward(rows.sub_(1.0))
+
+    model = InPlace(4, 3)
+    with pytest.raises(RuntimeError, match="inputs: the model changes them in place"):
+        predict(model, posterior_of(model), x.clone(), 2)
+    predict(model, posterior_of(model), x, 2, forward=lambda model, batch: model(batch.clone()))
+
+
+def test_a_model_that_vmap_cannot_run_says_what_to_do():
+    class Branching(nn.Linear):
+        def forward(self, rows):
+            outputs = super().forward(rows)
+            return outputs if outputs.sum() > 0 else -outputs
+
+    model = Branching(4, 3)
+    with pytest.raises(RuntimeError, match=r"method='vmap': the model does not run .*'loop'"):
+        predict(model, posterior_of(model), inputs(), 2, method="vmap")
+    predict(model, posterior_of(model), inputs(), 2)
 
 
 def test_nan_outputs_are_pointed_out():
@@ -385,11 +436,15 @@ BAD = [
         ValueError,
         "noise_variance=<tensor>: must be positive everywhere",
     ),
-    ({"forward": lambda _, __: "no"}, TypeError, "the model gave str : must be a floating point"),
+    (
+        {"forward": lambda _, __: "no"},
+        TypeError,
+        "outputs: the model gave str: must be a floating point",
+    ),
     (
         {"forward": lambda _, batch: batch.argmax(1)},
         TypeError,
-        r"the model gave Tensor torch\.int64, 1-d: must be a floating point tensor of logits",
+        r"outputs: the model gave Tensor torch\.int64, 1-d: must be a floating point tensor of",
     ),
     (
         {"forward": lambda model, batch: model(batch)[:, :1]},
@@ -413,6 +468,19 @@ def test_bad_arguments(change, error, message):
         predict(**arguments)
     assert identical(model.parameters(), before)
     assert model.training
+
+
+@pytest.mark.parametrize(
+    "variance", [lambda mean: mean * 0, lambda mean: -mean.exp(), lambda mean: mean.exp()[:, :1]]
+)
+def test_a_variance_that_is_none_is_refused(variance):
+    model = nn.Linear(4, 2)
+    with pytest.raises(ValueError, match=r"outputs: .*must be of one shape, the variance positive"):
+        predict(model, posterior_of(model), inputs(), 2, likelihood="gaussian",
+                forward=lambda model, batch: (model(batch), variance(model(batch))))  # fmt: skip
+    with pytest.raises(ValueError, match=r"noise_variance: shape \(12, 1\) for outputs of shape"):
+        predict(model, posterior_of(model), inputs(), 2, likelihood="gaussian",
+                noise_variance=torch.ones(12, 1))  # fmt: skip
 
 
 def test_a_variance_twice_is_refused():

@@ -213,6 +213,62 @@ def test_a_step_that_forgets_the_scaler_is_refused(make):
 
 
 @both
+def test_sub_batches_with_and_without_a_scaler_do_not_mix(make):
+    problem = Problem()
+    optimizer, scaler = make(problem.params), scaler_of()
+    for context in (optimizer.sampled(scaler=scaler), optimizer.perturbed(scaler=scaler)):
+        with context:
+            scaled(problem.closure(), scaler, problem.params)
+    message = "scaler: must be the same in all sub-batches"
+    with pytest.raises(RuntimeError, match=message), optimizer.sampled():
+        pass
+    scaler.step(optimizer)
+
+
+@both
+def test_an_overflow_reaches_whoever_sums_gradients(make):
+    """As DDP does: by hooks, before the pass ends. All processes must see it, or they part."""
+    model, loss = half_model()
+    optimizer, scaler, seen = make(model.parameters()), scaler_of(), []
+    with optimizer.sampled(scaler=scaler):
+        scaler.scale(loss()).backward()
+        next(model.parameters()).grad[0] = math.inf
+    handles = [
+        p.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.isinf().all().item()))
+        for p in model.parameters()
+    ]
+    with optimizer.perturbed(scaler=scaler):
+        scaler.scale(loss()).backward()
+    assert seen == [True] * 4
+    for handle in handles:
+        handle.remove()
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    loss().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters()), "nothing of it may stay"
+
+
+@both
+def test_a_trainer_may_hand_the_scaler_a_wrapper(make):
+    class Wrapper:
+        def __init__(self, optimizer):
+            self.inner, self.param_groups = optimizer, optimizer.param_groups
+
+        def step(self):
+            self.inner.step()
+
+    problem, other = Problem(), Problem()
+    a, b, scaler = make(problem.params), make(other.params), scaler_of()
+    for context in (a.sampled(scaler=scaler), a.perturbed(scaler=scaler)):
+        with context:
+            scaled(problem.closure(), scaler, problem.params)
+    scaler.step(Wrapper(a))
+    b.step(other.closure())
+    assert identical(problem.params, other.params)
+
+
+@both
 def test_a_scaler_in_the_second_pass_alone_is_refused(make):
     problem = Problem()
     optimizer = make(problem.params)

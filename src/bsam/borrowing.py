@@ -20,7 +20,11 @@ def restored(tensors: Sequence[Tensor]) -> Generator[None, None, None]:
     try:
         yield
     finally:
-        move(tensors, before)
+        try:
+            move(tensors, before)
+        except BaseException:  # Ctrl-C in the middle of it
+            move(tensors, before)
+            raise
 
 
 @torch.no_grad()
@@ -35,8 +39,16 @@ def move(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         values: what, one for each, of its shape.
     """
     for tensor, value in zip(tensors, values, strict=True):
-        tensor.copy_(value)
+        # An expanded tensor, whose elements share memory, cannot be copied into; it is a constant.
+        if not (_shares_memory(tensor) and torch.equal(tensor, value)):
+            tensor.copy_(value)
     torch.clear_autocast_cache()
+
+
+def _shares_memory(tensor: Tensor) -> bool:
+    return any(
+        length > 1 and step == 0 for length, step in zip(tensor.shape, tensor.stride(), strict=True)
+    )
 
 
 @contextmanager
@@ -47,8 +59,8 @@ def evaluating(model: nn.Module) -> Generator[None, None, None]:
         model: any module.
     """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        model.eval()
         yield
     finally:
         for module, training in modes:

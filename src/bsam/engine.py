@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bsam import gradients as checks
-from bsam import normalization, options, scaling
+from bsam import naming, normalization, options, scaling
 from bsam.borrowing import restored
 from bsam.closures import Closure, as_list, loss_of, mean_loss
 from bsam.gradients import Gradients, present
@@ -103,6 +103,11 @@ class TwoPassOptimizer(GroupedOptimizer):
         scaler = scaling.active(scaler)
         self._discard_if_cleared()
         self._discard_if_skipped()
+        if self._weight_sum and scaler is not self._scaler:
+            raise RuntimeError(
+                "scaler: must be the same in all sub-batches of a step, or in none; their "
+                "gradients are averaged, so pass it to every context."
+            )
         params = self._trainable()
         with self._moved("sampled", params, copy=not self._sample_is_mean):
             self._to_sample(params)
@@ -149,15 +154,18 @@ class TwoPassOptimizer(GroupedOptimizer):
         scaling.require_same(pair.scaler, scaling.active(scaler))
         pair_weight = options.agreed_weight(pair.weight, weight)
         first, overflow = pair.gradients, pair.overflow
-        self._scaler, self._scale = pair.scaler, pair.scale
+        used, scale = pair.scaler, pair.scale
         self._open = pair = None  # used up, even if what follows fails
         params, seen = list(first), set(present(first))
-        with self._moved("perturbed", params):
+        with self._moved("perturbed", params), ExitStack() as hooks:
             record = self._to_perturbation(first)
             del first  # its memory is what the second gradients will need
             torch.clear_autocast_cache()
+            for p in params if overflow else ():
+                # Before gradients are summed over processes: all of them must skip the step.
+                hooks.callback(p.register_hook(scaling.overflow_of).remove)
             yield
-            second, overflow_now = self._collect(params, loss_scale, self._scaler)
+            second, overflow_now = self._collect(params, loss_scale, used)
         if overflow or overflow_now:
             second |= scaling.overflowed(present(second))
         for p in seen - present(second).keys():
@@ -167,6 +175,7 @@ class TwoPassOptimizer(GroupedOptimizer):
         self._record(record, pair_weight / weight_sum)
         self._weight_sum = weight_sum
         self._sub_batches += 1
+        self._scaler, self._scale = used, scale
 
     @contextmanager
     def _moved(
@@ -183,15 +192,15 @@ class TwoPassOptimizer(GroupedOptimizer):
             for model, passes in self._statistics:
                 if phase not in passes:
                     stack.enter_context(normalization.frozen_statistics(model))
-            for p in params:
-                p.grad = None
-            self._phase = phase
             try:
+                self._phase = phase
+                for p in params:
+                    p.grad = None
                 yield
             finally:
+                self._phase = "mean"
                 for p, gradient in zip(params, outside, strict=True):
                     p.grad = gradient
-                self._phase = "mean"
 
     def _collect(
         self, params: list[Tensor], loss_scale: float, scaler: Any
@@ -283,7 +292,7 @@ class TwoPassOptimizer(GroupedOptimizer):
             self._create_state()
             return
         if self._scaler:
-            scaling.require_unscaled(self._scaler, self)
+            scaling.require_unscaled(self._scaler)
         try:
             # Whoever clips or unscales has had its hands on the gradients since perturbed().
             checks.require_finite(self._mean_gradients(), "perturbed", self._label)
@@ -334,8 +343,9 @@ class TwoPassOptimizer(GroupedOptimizer):
             )
         policies = normalization.POLICIES
         options.one_of("during", during, tuple(policies), advice="'both' is the authors'")
-        others = tuple(pair for pair in self._statistics if pair[0] is not model)
-        self._statistics = (*others, (model, policies[during]))
+        inner = naming.unwrapped(model)
+        others = tuple(pair for pair in self._statistics if pair[0] is not inner)
+        self._statistics = (*others, (inner, policies[during]))
 
     # -------------------------------------------------------------- bookkeeping
 

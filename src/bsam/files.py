@@ -1,6 +1,7 @@
 """Files written whole or not at all."""
 
 import os
+import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,13 @@ def written_whole(path: str | os.PathLike[str]) -> Generator[Path, None, None]:
         ...     (Path(folder) / "a.txt").read_text()
         'all of it'
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path = Path(path).resolve()  # a link stays one
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # some writers make files that nobody else may read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ def call(model: nn.Module, batch: Any) -> Any:
 
     Raises:
         TypeError: for a batch of another kind.
+        RuntimeError: if the model changes its inputs.
     """
     inputs = batch[0] if isinstance(batch, list | tuple) and batch else batch
     if not isinstance(inputs, Tensor):
@@ -29,8 +30,19 @@ def call(model: nn.Module, batch: Any) -> Any:
             f"inputs: a batch is {type(batch).__name__}: must be a tensor, or a tuple or list that "
             "begins with one; for others pass forward=lambda model, batch: ..."
         )
-    place = next(model.parameters(), inputs)
-    return model(inputs.to(place.device))
+    inputs = inputs.to(next(model.parameters(), inputs).device)
+    before = _version(inputs)
+    outputs = model(inputs)
+    if _version(inputs) != before:
+        raise RuntimeError(
+            "inputs: the model changes them in place, so every draw would see others: give it a "
+            "copy with forward=lambda model, batch: model(batch.clone())."
+        )
+    return outputs
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def batches_of(inputs: Any, batch_size: int | None) -> Iterable[Any]:
@@ -102,4 +114,7 @@ def count(batches: Iterable[Any]) -> int | None:
     Args:
         batches: an iterable.
     """
-    return len(batches) if isinstance(batches, Sized) else None
+    try:
+        return len(batches) if isinstance(batches, Sized) else None
+    except TypeError:  # a loader over a data set that is only iterable
+        return None

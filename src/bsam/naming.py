@@ -32,8 +32,26 @@ def own_buffers(model: nn.Module) -> dict[str, Tensor]:
     Args:
         model: as for :func:`own_parameters`.
     """
-    kept = model.state_dict().keys()
+    # Not by the keys of state_dict(): hooks of wrappers rename those.
+    kept = {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name in module._buffers.keys() - module._non_persistent_buffers_set
+    }
     return _renamed(model, {name: b for name, b in model.named_buffers() if name in kept})
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside ``torch.compile`` and data parallel wrappers around it.
+
+    Args:
+        model: any module.
+    """
+    while True:
+        inner = model.module if isinstance(model, _PARALLEL) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def matching(

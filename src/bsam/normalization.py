@@ -12,9 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
 
 from bsam import inputs
 from bsam.borrowing import evaluating
+from bsam.naming import unwrapped
 
 POLICIES = {
     "both": ("sampled", "perturbed"),
@@ -24,7 +27,8 @@ POLICIES = {
 }
 """Which passes of a step move running statistics, by the name of the policy."""
 
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_COUNT = "num_batches_tracked"
+_STATISTICS = ("running_mean", "running_var", _COUNT)
 
 
 def tracking_layers(model: nn.Module) -> list[Any]:
@@ -33,7 +37,11 @@ def tracking_layers(model: nn.Module) -> list[Any]:
     Args:
         model: any module.
     """
-    return [m for m in model.modules() if isinstance(getattr(m, "running_mean", None), Tensor)]
+    return [
+        layer
+        for layer in model.modules()
+        if isinstance(mean := getattr(layer, "running_mean", None), Tensor) and not is_lazy(mean)
+    ]
 
 
 @contextmanager
@@ -54,12 +62,16 @@ def frozen_statistics(model: nn.Module) -> Generator[None, None, None]:
         >>> model.running_mean, int(model.num_batches_tracked)
         (tensor([0., 0.]), 0)
     """
-    statistics = _statistics(tracking_layers(model))
-    before = [statistic.clone() for statistic in statistics]
+    places = _places(tracking_layers(model))
+    before = [getattr(layer, name) for layer, name in places]
+    copies = [statistic.clone() for statistic in before]
     try:
         yield
     finally:
-        _set(statistics, before)
+        for (layer, name), statistic in zip(places, before, strict=True):
+            if getattr(layer, name) is not statistic:  # a layer that assigns new ones
+                setattr(layer, name, statistic)
+        _set(before, copies)
 
 
 @torch.no_grad()
@@ -69,13 +81,13 @@ def refresh_statistics(
     """Make the running statistics anew: averages over batches at the weights as they are.
 
     For the mean after training, or inside ``posterior.sampled(model)`` for one draw. Everything but
-    the layers in question is in evaluation mode meanwhile (no dropout). Batches count by their
-    number of examples.
+    the layers in question is in evaluation mode meanwhile (no dropout); these layers are not, even
+    where they are kept in it. Batches count by their number of examples.
 
     Args:
         model: its running statistics are replaced; modes and momenta are left as they were.
         batches: an iterable of tensors, or of sequences that begin with the inputs, such as a
-            loader of the training data.
+            loader of the training data; a tensor is one batch.
         forward: called as ``forward(model, batch)`` for batches of another kind.
 
     Raises:
@@ -89,35 +101,60 @@ def refresh_statistics(
         >>> model.running_mean, model.running_var  # means of 2 and 3, of 2 and 2
         (tensor([2.5000]), tensor([2.]))
     """
-    layers = tracking_layers(model)
-    statistics = _statistics(layers)
-    before = [statistic.clone() for statistic in statistics]
+    layers = [layer for layer in tracking_layers(model) if hasattr(layer, "momentum")]
     momenta = [layer.momentum for layer in layers]
-    seen = 0
-    try:
-        with evaluating(model):
+    with _kept_if_it_fails(layers), evaluating(model):
+        try:
             for layer in layers:
                 layer.train()
-                _reset(layer)
-            for batch in batches:
-                size = inputs.rows(batch)
-                seen += size
-                for layer in layers:
-                    layer.momentum = size / seen
-                forward(model, batch)
-        if not seen:
-            raise ValueError("batches: is empty: must hold at least one; pass a training loader.")
+                # Of one batch: what is left of all calls of BatchNorm, of the last of InstanceNorm.
+                layer.momentum = 1.0 if isinstance(layer, _InstanceNorm) else None
+            _average(unwrapped(model), layers, batches, forward)
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+
+
+def _average(
+    model: nn.Module, layers: list[Any], batches: Iterable[Any], forward: inputs.Forward
+) -> None:
+    averaged = [getattr(layer, name) for layer, name in _places(layers) if name != _COUNT]
+    sums = [torch.zeros_like(each) for each in averaged]
+    seen = number = 0
+    for batch in [batches] if isinstance(batches, Tensor) else batches:
+        if not (size := inputs.rows(batch)):
+            continue
+        for layer in layers:
+            _reset(layer)
+        forward(model, batch)
+        seen, number = seen + size, number + 1
+        for total, each in zip(sums, averaged, strict=True):
+            total.add_(each, alpha=size)
+    if not seen:
+        raise ValueError("batches: is empty: must hold at least one; pass a training loader.")
+    for total, each in zip(sums, averaged, strict=True):
+        each.copy_(total / seen)
+    for layer in layers:
+        if isinstance(count := getattr(layer, _COUNT, None), Tensor):
+            count.fill_(number)
+
+
+@contextmanager
+def _kept_if_it_fails(layers: list[Any]) -> Generator[None, None, None]:
+    statistics = [getattr(layer, name) for layer, name in _places(layers)]
+    before = [statistic.clone() for statistic in statistics]
+    try:
+        yield
     except BaseException:
         _set(statistics, before)
         raise
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
 
 
-def _statistics(layers: list[Any]) -> list[Tensor]:
-    every = [getattr(layer, name, None) for layer in layers for name in _STATISTICS]
-    return [statistic for statistic in every if isinstance(statistic, Tensor)]
+def _places(layers: list[Any]) -> list[tuple[Any, str]]:
+    every = ((layer, name) for layer in layers for name in _STATISTICS)
+    return [
+        (layer, name) for layer, name in every if isinstance(getattr(layer, name, None), Tensor)
+    ]
 
 
 def _set(statistics: list[Tensor], values: list[Tensor]) -> None:

@@ -289,6 +289,7 @@ class BSAM(TwoPassOptimizer):
         self._scales: Gradients = {}
 
     @torch.no_grad()
+    @torch.inference_mode(False)  # what is made there could not be trained with afterwards
     def _create_state(self) -> None:
         for group in self.param_groups:
             for p in group["params"]:

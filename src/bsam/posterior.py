@@ -156,7 +156,13 @@ class GaussianPosterior:
         """
         advice = "1 changes nothing; for the mean alone use predict(..., num_samples=0)"
         temperature = options.real("temperature", temperature, above=0.0, advice=advice)
-        return self._with(precision={n: p / temperature for n, p in self.precision.items()})
+        divided = {n: p / temperature for n, p in self.precision.items()}
+        if not all(((p > 0) & p.isfinite()).all() for p in divided.values()):
+            raise ValueError(
+                f"temperature={temperature!r}: must leave every precision positive and finite; "
+                "choose one nearer to 1."
+            )
+        return self._with(precision=divided)
 
     # -------------------------------------------------------------- samples
 
@@ -166,7 +172,12 @@ class GaussianPosterior:
         Args:
             number: which draw, >= 0.
             seed: of the draws, in ``[0, 2**63)``.
+
+        Raises:
+            ValueError, TypeError: if number or seed is not such an integer.
         """
+        number = options.integer("number", number, advice="0 is the first draw")
+        seed = options.integer("seed", seed, below=noise.SEEDS, advice="0 is as good as any")
         precisions = list(self.precision.values())
         first = self._first_elements()
         normal = noise.standard_normal_like(
@@ -247,7 +258,9 @@ class GaussianPosterior:
             ValueError: if the model is another one.
         """
         there = naming.matching(model, self.mean, self.buffers)
-        with restored(list(there.values())):
+        # All buffers, since a pass may move others than those that are held here.
+        tensors = {id(each): each for each in (*there.values(), *model.buffers())}
+        with restored(list(tensors.values())):
             held = {**self.mean, **self.buffers}
             move(list(there.values()), [held[name] for name in there])
 

@@ -23,6 +23,10 @@ def require_agreement(mean: Mapping[str, Tensor], precision: Mapping[str, Tensor
             "precision: is empty: must have at least one parameter; a posterior without any is a "
             "point, so use the model itself."
         )
+    for kind, tensors in (("mean", mean), ("precision", precision)):
+        for name, tensor in tensors.items():
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{kind}: {name!r} is {type(tensor).__name__}: must be a tensor.")
     for name, tensor in mean.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(
@@ -44,8 +48,8 @@ def require_agreement(mean: Mapping[str, Tensor], precision: Mapping[str, Tensor
             )
         if not ((tensor > 0) & tensor.isfinite()).all():
             raise ValueError(
-                f"precision: {name!r} has elements that are not positive and finite; leave fixed "
-                "parameters out."
+                f"precision: {name!r} has elements that are not positive and finite: all must be; "
+                "leave fixed parameters out."
             )
 
 

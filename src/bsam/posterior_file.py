@@ -90,7 +90,12 @@ def read(path: str | os.PathLike[str], device: torch.device) -> dict[str, Any]:
             f"{where}: the checksum does not match: the file was edited or damaged after "
             "GaussianPosterior.save() wrote it; save it again."
         )
-    return _contents(tensors, metadata, device)
+    try:
+        return _contents(tensors, metadata, device)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{where}: is not as GaussianPosterior.save() writes it ({error})."
+        ) from None
 
 
 def _contents(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from bsam import inputs as batching
 from bsam import normalization, options, predictive, reporting
-from bsam.borrowing import evaluating
-from bsam.naming import own_parameters
+from bsam.borrowing import evaluating, restored
+from bsam.naming import own_parameters, unwrapped
 from bsam.posterior import GaussianPosterior, Place
 from bsam.predictive import GaussianPredictive, Predictive
 
@@ -87,8 +87,8 @@ def predict(
 
     Args:
         model: the model that was trained, or one built alike; compiled, wrapped, on any device.
-        posterior: ``optimizer.posterior(model)`` or a loaded one; None, with num_samples 0,
-            predicts at the model's own weights.
+        posterior: ``optimizer.posterior(model)`` or a loaded one; weights and running statistics
+            are its own, not the model's. None, with num_samples 0, predicts at the model's.
         inputs: a tensor, shape (n, ...), or an iterable of batches, read once: tensors, or
             sequences that begin with the inputs, such as a DataLoader gives.
         num_samples: S >= 1; 0 predicts at the mean.
@@ -104,7 +104,8 @@ def predict(
         forward: called as ``forward(model, batch)`` to get the outputs, for models or batches that
             need more than ``model(batch)``.
         refresh: training batches with which to make running statistics of BatchNorm anew for each
-            draw (a pass over them each time); read many times, so a list or a loader.
+            draw; read for each draw, and again for each 8 batches of an iterable, so a list or a
+            loader that does not shuffle.
         progress: True shows on standard error how far it is; or a function that is called with
             (passes done, passes in all or None).
 
@@ -137,6 +138,8 @@ def predict(
     passes = batching.count(batches)
     report = reporting.reporter(progress, passes and passes * max(num_samples, 1))
     finished: list[predictive.Accumulator] = []
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module  # whose forward pass would wait for the other processes
     with torch.no_grad(), evaluating(model), _lent(model, posterior) as place:
         draws = _draws(posterior and posterior.to_devices_of(model), num_samples, seed)
         if method == "vmap" and num_samples:
@@ -173,6 +176,8 @@ def _require_sense(
         )
     if refresh is not None and method == "vmap":
         raise ValueError("method='vmap': must be 'loop' with refresh, which goes draw by draw.")
+    if refresh is not None and not isinstance(refresh, Iterable):
+        raise TypeError(f"refresh={refresh!r}: must hold training batches; pass a list or loader.")
     if isinstance(refresh, Iterator):
         raise TypeError(
             "refresh=<iterator>: must be readable once for each draw; pass a list or a loader."
@@ -183,7 +188,8 @@ def _require_sense(
 def _lent(model: nn.Module, posterior: GaussianPosterior | None) -> Generator[Place, None, None]:
     """The model at the posterior's mean; without a posterior as it is."""
     if posterior is None:
-        yield lambda _: None
+        with restored(list(model.buffers())):
+            yield lambda _: None
     else:
         with posterior.lent(model) as place:
             yield place
@@ -227,15 +233,18 @@ class _Caller(nn.Module):
 
 
 def _vmapping(model: nn.Module, draws: Draws, forward: batching.Forward) -> Run:
-    inner = getattr(model, "_orig_mod", model)  # vmap cannot look into a compiled model
+    inner = unwrapped(model)  # vmap cannot look into a compiled model
     caller = _Caller(inner, forward)
-    names = dict(zip(own_parameters(inner), dict(inner.named_parameters()), strict=True))
+    own = own_parameters(inner)
+    names = dict(zip(own, dict(inner.named_parameters()), strict=True))
 
     def run(block: list[Any]) -> Iterator[tuple[int, Any]]:
         remaining = draws()
         while several := list(islice(remaining, _DRAWS_AT_ONCE)):
             stacked = {
-                f"model.{names[name]}": torch.stack([weights[name] for weights in several])
+                f"model.{names[name]}": torch.stack(
+                    [weights[name].to(own[name]) for weights in several]
+                )
                 for name in several[0]
             }
             together = len(several)
@@ -245,13 +254,23 @@ def _vmapping(model: nn.Module, draws: Draws, forward: batching.Forward) -> Run:
                 def call(weights: dict[str, Tensor], batch: Any = batch) -> Any:
                     return torch.func.functional_call(caller, weights, (batch,))
 
-                outputs = torch.vmap(call, randomness="different")(stacked)
+                outputs = _vmapped(call, stacked)
                 for row in range(together):
                     pair = isinstance(outputs, tuple | list)
                     yield number, [o[row] for o in outputs] if pair else outputs[row]
             stacked.clear()
 
     return run
+
+
+def _vmapped(call: Callable[[dict[str, Tensor]], Any], stacked: dict[str, Tensor]) -> Any:
+    try:
+        return torch.vmap(call, randomness="different")(stacked)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise RuntimeError(
+            f"method='vmap': the model does not run under torch.vmap ({reason}): use method='loop'."
+        ) from error
 
 
 def _checked(result: Any) -> Any:

@@ -150,13 +150,25 @@ class GaussianAccumulator(Accumulator):
                     "noise_variance: must be left out, since the model gives a variance itself."
                 )
             mean, noise = (_wide(_float_tensor(each, "mean and variance")) for each in outputs)
-            return mean, noise.expand_as(mean)
+            if noise.shape != mean.shape or (noise <= 0).any():
+                raise ValueError(
+                    f"outputs: the model gave a mean of shape {tuple(mean.shape)} and a variance "
+                    f"of shape {tuple(noise.shape)}, the least {noise.min():.3g}: must be of one "
+                    "shape, the variance positive; exponentiate a log variance."
+                )
+            return mean, noise
         if self._given is None:
             raise ValueError(
                 "noise_variance=None: must be the variance of y around the model's mean, > 0, for "
                 "likelihood='gaussian'; or let the model give a pair (mean, variance)."
             )
         mean = _wide(_float_tensor(outputs, "means"))
+        if self._given.dim() >= mean.dim() and self._given.shape[:1] != (1,):
+            raise ValueError(
+                f"noise_variance: shape {tuple(self._given.shape)} for outputs of shape "
+                f"{tuple(mean.shape)}: must be one number or one for each output; for one each row "
+                "let the model give a pair (mean, variance)."
+            )
         return mean, self._given.to(mean).expand_as(mean)
 
     def result(self) -> GaussianPredictive:
@@ -217,9 +229,9 @@ def _wide(tensor: Tensor) -> Tensor:
 
 def _float_tensor(outputs: Any, what: str) -> Tensor:
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or not outputs.dim():
-        shown = f"{outputs.dtype}, {outputs.dim()}-d" if isinstance(outputs, Tensor) else ""
+        shown = f" {outputs.dtype}, {outputs.dim()}-d" if isinstance(outputs, Tensor) else ""
         raise TypeError(
-            f"the model gave {type(outputs).__name__} {shown}: must be a floating point tensor of "
-            f"{what}, shape (n, ...); pass forward=lambda model, batch: ... to pick it."
+            f"outputs: the model gave {type(outputs).__name__}{shown}: must be a floating point "
+            f"tensor of {what}, shape (n, ...); pass forward=lambda model, batch: ... to pick it."
         )
     return outputs

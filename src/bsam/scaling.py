@@ -67,12 +67,17 @@ def unscaled(gradients: Gradients, scale: Tensor) -> Gradients:
     }
 
 
+def overflow_of(gradient: Tensor) -> Tensor:
+    """Return infinities, which make a scaler skip the step, in place of a gradient."""
+    return torch.full_like(gradient, torch.inf)
+
+
 def overflowed(gradients: dict[Tensor, Tensor]) -> Gradients:
-    """Return gradients that make the scaler skip the step, in place of those that a pass left."""
-    return {p: torch.full_like(g, torch.inf) for p, g in gradients.items()}
+    """Return the same for all gradients that a pass left."""
+    return {p: overflow_of(g) for p, g in gradients.items()}
 
 
-def require_unscaled(scaler: Any, optimizer: torch.optim.Optimizer) -> None:
+def require_unscaled(scaler: Any) -> None:
     """Refuse a step that the scaler does not make: its gradients would still be scaled.
 
     Raises:
@@ -82,8 +87,8 @@ def require_unscaled(scaler: Any, optimizer: torch.optim.Optimizer) -> None:
     states = getattr(scaler, "_per_optimizer_states", None)
     if states is None:
         return
-    stage = states[id(optimizer)].get("stage") if id(optimizer) in states else None
-    if getattr(stage, "name", "READY") == "READY":
+    # Any optimizer's: a trainer may have handed the scaler a wrapper around this one.
+    if not any(getattr(s.get("stage"), "name", "") == "UNSCALED" for s in states.values()):
         raise RuntimeError(
             "step() came while the recorded gradients are still scaled: call "
             "scaler.step(optimizer) and scaler.update(), not optimizer.step()."

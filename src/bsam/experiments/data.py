@@ -4,14 +4,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 
 class Part(NamedTuple):
-    """Images, shape (n, 8, 8), float32 in [0, 1], and labels, shape (n,), in 0..9."""
+    """Images, float32 in [0, 1], and labels, int64, shape (n,), counted from 0.
+
+    Grey images have shape (n, height, width), colour ones (n, 3, height, width).
+    """
 
     images: Tensor
     labels: Tensor
@@ -52,18 +54,51 @@ def digits(seed: int) -> Split:
     return Split(*(_part(images, labels, part) for part in (train, validation, test)))
 
 
-def turned(part: Part, degrees: float) -> Part:
-    """Return the part with its images turned counter-clockwise about their centre.
+def images(path: str, seed: int, *, train: int, validation: int, test: int | None = None) -> Split:
+    """Read part of an image data set in the layout of the Hugging Face Hub.
+
+    Training and validation images come from the training file, test images from the test file; each
+    part is a stratified choice. The images are those of the first column that holds images, labels
+    those of the first column that names classes.
 
     Args:
-        part: images and labels; the labels stay.
-        degrees: by how much; corners that come from outside are black.
+        path: a folder of Parquet files, or a name on the Hub.
+        seed: which choice.
+        train: how many training images.
+        validation: how many other images of the training file.
+        test: how many test images; None takes all, in the order of the file.
     """
-    images = ndimage.rotate(
-        part.images.cpu().numpy(), degrees, axes=(1, 2), reshape=False, order=1, mode="constant"
+    import datasets  # takes a second
+
+    files = datasets.load_dataset(path)
+    features = files["train"].features
+    image, label = (
+        next(name for name, feature in features.items() if isinstance(feature, kind))
+        for kind in (datasets.Image, datasets.ClassLabel)
     )
-    return Part(torch.from_numpy(images).to(part.images), part.labels)
+    labels = np.asarray(files["train"][label])
+    chosen = _stratified(labels, train + validation, seed)
+    rest = _stratified(labels[chosen], validation, seed)
+    rows = {"train": np.delete(chosen, rest), "validation": chosen[rest]}
+    tested = np.asarray(files["test"][label])
+    rows["test"] = np.arange(len(tested)) if test is None else _stratified(tested, test, seed)
+
+    def part(name: str) -> Part:
+        selected = files["test" if name == "test" else "train"].select(rows[name])
+        pixels = np.stack([np.asarray(each) for each in selected[image]]).astype(np.float32) / 255
+        pixels = pixels.transpose(0, 3, 1, 2) if pixels.ndim == 4 else pixels
+        return _part(np.ascontiguousarray(pixels), np.asarray(selected[label]), np.s_[:])
+
+    return Split(part("train"), part("validation"), part("test"))
 
 
-def _part(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Part:
+def _stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Choose so many rows, each label in the same proportion."""
+    rows = np.arange(len(labels))
+    if count == len(rows):
+        return rows
+    return train_test_split(rows, train_size=count, stratify=labels, random_state=seed)[0]
+
+
+def _part(images: np.ndarray, labels: np.ndarray, rows: np.ndarray | slice) -> Part:
     return Part(torch.from_numpy(images[rows]), torch.from_numpy(labels[rows]).long())

@@ -29,11 +29,14 @@ def real_tensor(name: str, values: Any, device: torch.device | None = None) -> T
     return tensor.to(computing_dtype(device)).to(device).contiguous()
 
 
+_HALF = {"float16": torch.finfo(torch.float16), "bfloat16": torch.finfo(torch.bfloat16)}
+
+
 def checked_probs(probs: Any, labels: Any) -> tuple[Tensor, Tensor]:
     """Return probabilities (n, classes) and labels (n,) on one device, or say what is wrong."""
-    # Rows of half precision sum to one only so far.
-    narrow = isinstance(probs, Tensor) and probs.is_floating_point()
-    tolerance = max(1e-4, 2 * torch.finfo(probs.dtype).eps if narrow else 0.0)
+    # Rows of half precision, a tensor's or an array's, sum to one only so far.
+    kind = str(getattr(probs, "dtype", "")).removeprefix("torch.")
+    tolerance = max(1e-4, 2 * _HALF[kind].eps if kind in _HALF else 0.0)
     probs = real_tensor("probs", probs)
     if probs.dim() != 2 or 0 in probs.shape:
         raise ValueError(
@@ -124,9 +127,9 @@ def checked_gaussian(mean: Any, variance: Any, targets: Any) -> tuple[Tensor, Te
 
 def checked_num_bins(num_bins: Any) -> int:
     """Return a number of bins, or say what is wrong."""
-    if isinstance(num_bins, bool) or not isinstance(num_bins, int) or num_bins < 1:
+    if isinstance(num_bins, bool) or not isinstance(num_bins, numbers.Integral) or num_bins < 1:
         raise ValueError(f"num_bins={num_bins!r}: must be an integer of at least 1; 15 is usual.")
-    return num_bins
+    return int(num_bins)
 
 
 def checked_level(level: Any) -> float:
