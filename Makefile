@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCE := $(shell find src -name '*.py') pyproject.toml README.md
+SOURCE := $(shell find src -type f -not -name '*.pyc') pyproject.toml README.md
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint docs clean
@@ -13,8 +13,8 @@ SOURCE := $(shell find src -name '*.py') pyproject.toml README.md
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
-demo: $(VENV)/package-experiments  ## train on scikit-learn's digits: SGD, Adam, SAM, bSAM
-	@$(BIN)/bsam demo
+demo: $(VENV)/package-experiments  ## compare SGD, Adam, SAM and bSAM on handwritten digits
+	@$(BIN)/bsam compare digits
 
 test: $(VENV)/package-dev  ## tests, doctests, the README's examples
 	@$(BIN)/python -m pytest

@@ -37,12 +37,13 @@ TRIALS, SEEDS = 60, (100, 101, 102)
 
 def settings_of(method: str) -> list[dict[str, float]]:
     """Return a method's random settings; always the same ones."""
-    rng = np.random.default_rng(zlib.crc32(method.split(",")[0].encode()))
+    rng = np.random.default_rng(zlib.crc32(method.removesuffix("-2x").encode()))
+
+    def draw(low: float, high: float) -> float:
+        return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.4g}")
+
     ranges = METHODS[method].search.items()
-    return [
-        {name: float(f"{math.exp(rng.uniform(math.log(a), math.log(b))):.4g}") for name, (a, b) in ranges}
-        for _ in range(TRIALS)
-    ]  # fmt: skip
+    return [{name: draw(*limits) for name, limits in ranges} for _ in range(TRIALS)]
 
 
 def validation_nll(method: str, settings: dict[str, float], seed: int) -> float:

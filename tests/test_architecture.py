@@ -57,17 +57,38 @@ LAYERS = [
     "__init__",
     "experiments.__init__",
     "experiments.data",
+    "experiments.shifts",
     "experiments.models",
     "experiments.methods",
+    "experiments.recipes",
     "experiments.training",
+    "experiments.evaluation",
     "experiments.progress",
     "experiments.results",
-    "experiments.demo",
+    "experiments.runs",
+    "experiments.compare",
+    "experiments.comparison",
+    "experiments.tables",
+    "experiments.report.scales",
+    "experiments.report.svg",
+    "experiments.report.words",
+    "experiments.report.details",
+    "experiments.report.figures",
+    "experiments.report.variances",
+    "experiments.report.examples",
+    "experiments.report.lines",
+    "experiments.report.distributions",
+    "experiments.report.verdict",
+    "experiments.report.table",
+    "experiments.report.facts",
+    "experiments.report.sections",
+    "experiments.report.page",
+    "experiments.report.__init__",
     "cli",
     "__main__",
 ]
 CORE = LAYERS[: LAYERS.index("__init__") + 1]
-EXTRAS = {"numpy", "scipy", "sklearn", "rich", "datasets"}
+EXTRAS = {"PIL", "datasets", "ivon", "jinja2", "numpy", "rich", "scipy", "sklearn"}
 
 
 def imports(tree):

@@ -11,7 +11,7 @@ import pytest
 import bsam
 from bsam import cli
 
-QUICK = ["demo", "--seeds", "1", "--epochs", "1", "--num-samples", "2"]
+QUICK = ["compare", "digits", "--seeds", "1", "--epochs", "1", "--num-samples", "2"]
 
 
 def run(capsys, *arguments):
@@ -28,11 +28,17 @@ def test_help_teaches(capsys):
         status, out, _ = run(capsys, *arguments)
         assert status == 0
         assert "Try first" in out
-        assert "bsam demo" in out
-    status, out, _ = run(capsys, "demo", "--help")
-    assert status == 0
-    for words in ("--seeds", "--output", "{SGD,Adam,SAM,bSAM}", "Ctrl-C"):
-        assert words in out
+        assert "bsam compare digits" in out
+    for command, words in (
+        ("compare", ("--seeds", "--runs", "{SGD,SGD-2x,", "Ctrl-C", "--jobs")),
+        ("train", ("--method", "--seed", "last checkpoint")),
+        ("evaluate", ("such as runs/digits/bSAM/seed-0", "--device")),
+        ("report", ("hold some at any depth", "--output")),
+    ):
+        status, out, _ = run(capsys, command, "--help")
+        assert status == 0
+        for word in words:
+            assert word in out
 
 
 def test_version(capsys):
@@ -42,15 +48,22 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["dmeo"], "Available subcommands: demo"),
-        (["demo", "--methods", "Adma"], "Expected one of ('SGD', 'Adam', 'SAM'"),
-        (["demo", "--sedes", "3"], "--seeds"),
-        (["demo", "--seeds", "0"], "--seeds=0: must be at least 1"),
-        (["demo", "--epochs", "-1"], "--epochs=-1: must be at least 1"),
-        (["demo", "--num-samples", "0"], "--num-samples=0: must be at least 1"),
-        (["demo", "--methods"], "--methods: must name at least one of SGD, Adam, SAM, bSAM"),
-        (["demo", "--seed", "-1"], "--seed=-1: must be at least 0"),
-        (["demo", "--device", "abacus"], "--device=abacus: must be auto, cpu or an accelerator"),
+        (["comprae"], "Available subcommands: compare"),
+        (["compare", "digits", "--methods", "Adma"], "Expected one of ('SGD', 'SGD-2x'"),
+        (["compare", "digits", "--sedes", "3"], "--seeds"),
+        (["compare", "letters"], "letters"),
+        (["compare", "digits", "--seeds", "0"], "--seeds=0: must be at least 1"),
+        (["compare", "digits", "--epochs", "-1"], "--epochs=-1: must be at least 1"),
+        (["compare", "digits", "--num-samples", "0"], "--num-samples=0: must be at least 1"),
+        (["compare", "digits", "--jobs", "-1"], "--jobs=-1: must be at least 0"),
+        (["compare", "digits", "--seed", "-1"], "--seed=-1: must be at least 0"),
+        (["compare", "digits", "--device", "abacus"], "--device=abacus: must be auto, cpu or an"),
+        (
+            ["train", "digits", "--checkpoint-every", "0"],
+            "--checkpoint-every=0: must be at least 1",
+        ),
+        (["evaluate", "nowhere"], "nowhere: holds no finished run; make one with `bsam train`"),
+        (["report", "nowhere"], "nowhere: holds no finished run"),
     ],
 )
 def test_wrong_usage(capsys, arguments, words):
@@ -59,33 +72,57 @@ def test_wrong_usage(capsys, arguments, words):
     assert words in " ".join((out + err).replace("│", " ").split())
 
 
-def test_demo_prints_and_writes(capsys, tmp_path):
-    path = tmp_path / "new" / "results.json"
-    status, out, err = run(capsys, *QUICK, "--methods", "bSAM", "SGD", "--output", str(path))
+def test_compare_prints_and_writes(capsys, tmp_path):
+    root = tmp_path / "new" / "runs"
+    command = [*QUICK, "--methods", "bSAM", "SGD", "--jobs", "1", "--runs", str(root)]
+    status, out, err = run(capsys, *command)
     assert status == 0
-    assert "accuracy %" in out
-    assert "Fewer than 3 seeds are no evidence" in out
+    for words in ("clean", "turned 30", "accuracy %", "Fewer than 3 seeds are no evidence"):
+        assert words in out
     assert err.splitlines() == ["[1/2] bSAM, seed 0", "[2/2] SGD, seed 0"]
-    content = json.loads(path.read_text())
-    assert [row["method"] for row in content["runs"]] == ["bSAM", "bSAM", "SGD"]
-    assert content["plan"]["epochs"] == 1
+    content = json.loads((root / "results.json").read_text())
+    assert {row["method"] for row in content["rows"]} == {"bSAM", "SGD"}
     assert content["version"] == bsam.__version__
-    assert os.listdir(path.parent) == ["results.json"]
-    (tmp_path / "plain").write_text("")
-    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert sorted(os.listdir(root)) == ["SGD", "bSAM", "report.html", "results.json"]
+    assert (root / "report.html").read_text().startswith("<!doctype html>")
+    status, again, err = run(capsys, *command)
+    assert (status, again) == (0, out)
+    assert err.splitlines()[0] == "[1/2] bSAM, seed 0 (was there)"
+    status, out, err = run(capsys, *command, "--epochs", "2")
+    assert status == 2
+    assert "holds a run with other settings (epochs differ)" in err
+
+
+def test_train_evaluate_and_report_do_the_parts(capsys, tmp_path):
+    root, page = tmp_path / "runs", tmp_path / "page"
+    short = ["--epochs", "1", "--num-samples", "2", "--runs", str(root)]
+    status, out, err = run(capsys, "train", "digits", *short)
+    folder = root / "bSAM" / "seed-0"
+    assert (status, out) == (0, f"{folder}\n")
+    assert err.startswith("[1/1] epoch 1, loss ")
+    assert "is finished already" in run(capsys, "train", "digits", *short)[1]
+    status, out, _ = run(capsys, "evaluate", str(folder))
+    assert status == 0
+    first = json.loads(out)
+    assert [row["way"] for row in first] == ["samples", "mean"]
+    status, out, _ = run(capsys, "report", str(root), "--output", str(page))
+    assert status == 0
+    assert json.loads((page / "results.json").read_text())["rows"] == first
+    assert (page / "report.html").exists()
 
 
 def test_a_place_that_cannot_be_written_is_found_before_training(capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    status, _, err = run(capsys, *QUICK, "--output", str(tmp_path / "file" / "results.json"))
+    status, _, err = run(capsys, *QUICK, "--runs", str(tmp_path / "file" / "runs"))
     assert status == 2
-    assert "--output" in err
+    assert "file" in err
     assert "[1/" not in err
 
 
-def test_ctrl_c_keeps_what_was_finished(tmp_path):
-    path = tmp_path / "results.json"
-    command = [sys.executable, "-m", "bsam", "demo", "--seeds", "50", "--output", str(path)]
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_keeps_what_was_finished(tmp_path, jobs):
+    command = [sys.executable, "-m", "bsam", "compare", "digits", "--seeds", "50"]
+    command += ["--methods", "SGD", "--epochs", "3", "--jobs", jobs, "--runs", str(tmp_path)]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -94,25 +131,28 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path):
         cwd=tmp_path,
         # A shell that runs the tests in the background has it ignored, and so would the process.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        start_new_session=True,
     ) as process:
-        assert process.stderr.readline().startswith("[1/200] SGD, seed 0")
-        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline().startswith("[1/50] SGD, seed")
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
         try:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=120)
         finally:
             process.kill()
     assert process.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
-    assert "of 200 runs were finished" in out
-    assert json.loads(path.read_text())["runs"][0]["method"] == "SGD"
+    assert "SGD" in out
+    done = len(json.loads((tmp_path / "results.json").read_text())["seeds"])
+    assert 1 <= done < 50
+    assert len(list(tmp_path.glob("SGD/*/evaluation.json"))) == done
 
 
-def test_output_without_the_letters():
+def test_output_without_the_letters(tmp_path):
     """Where the encoding has no plus-minus, the table is printed all the same."""
-    command = [sys.executable, "-m", "bsam", *QUICK[:2], "2", *QUICK[3:], "--methods", "SGD"]
+    command = [sys.executable, "-m", "bsam", *QUICK, "--methods", "SGD", "--jobs", "1"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    done = subprocess.run(command, capture_output=True, env=environment, check=True, cwd=tmp_path)
     assert b"accuracy %" in done.stdout
 
 
@@ -128,12 +168,12 @@ def test_help_is_quick():
             times.append(sum(after[2:4]) - sum(before[2:4]))
         return min(times)
 
-    assert seconds("-m", "bsam", "demo", "--help") - seconds("-c", "import torch") < 0.5
+    assert seconds("-m", "bsam", "compare", "--help") - seconds("-c", "import torch") < 0.5
 
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; sys.argv = ['bsam', 'demo', '--help']\n"
+        "import sys; sys.argv = ['bsam', 'compare', '--help']\n"
         "from bsam.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
@@ -156,6 +196,6 @@ def test_import_needs_the_core_alone():
 
 def test_without_the_extra(capsys, monkeypatch):
     monkeypatch.setattr(cli, "_NEEDS", ("tyro", "a_package_that_is_not_there"))
-    status, _, err = run(capsys, "demo")
+    status, _, err = run(capsys, "compare", "digits")
     assert status == 2
     assert "needs a_package_that_is_not_there; install them with pip install 'bsam[exp" in err

@@ -1,4 +1,4 @@
-"""What a trained network predicts: at its weights, by its posterior, and as rivals would mend it."""
+"""What a trained network predicts: at its weights, by its posterior, as rivals would mend it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -1,5 +1,6 @@
 """Training methods under comparison: how each is made, and what of it is searched over."""
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,8 +11,6 @@ import bsam
 
 Settings = Mapping[str, float]
 """Hyperparameters by name."""
-
-Range = tuple[float, float] | tuple[float, ...]
 
 
 class Method(NamedTuple):
@@ -31,29 +30,29 @@ class Method(NamedTuple):
     """A package that must be there."""
 
 
-def _sgd(model: nn.Module, settings: Settings, _num_data: int, _seed: int) -> torch.optim.SGD:
+def _sgd(model: nn.Module, settings: Settings, _examples: int, _seed: int) -> torch.optim.SGD:
     return torch.optim.SGD(model.parameters(), **_sgd_options(settings))
 
 
-def _adam(model: nn.Module, settings: Settings, _num_data: int, _seed: int) -> torch.optim.Adam:
+def _adam(model: nn.Module, settings: Settings, _examples: int, _seed: int) -> torch.optim.Adam:
     return torch.optim.Adam(model.parameters(), **_adam_options(settings))
 
 
-def _sam(model: nn.Module, settings: Settings, _num_data: int, _seed: int) -> bsam.SAM:
+def _sam(model: nn.Module, settings: Settings, _examples: int, _seed: int) -> bsam.SAM:
     options = _sgd_options(settings)
     return bsam.SAM(model.named_parameters(), torch.optim.SGD, rho=settings["rho"], **options)
 
 
-def _sam_adam(model: nn.Module, settings: Settings, _num_data: int, _seed: int) -> bsam.SAM:
+def _sam_adam(model: nn.Module, settings: Settings, _examples: int, _seed: int) -> bsam.SAM:
     options = _adam_options(settings)
     return bsam.SAM(model.named_parameters(), torch.optim.Adam, rho=settings["rho"], **options)
 
 
-def _bsam(model: nn.Module, settings: Settings, num_data: int, seed: int) -> bsam.BSAM:
+def _bsam(model: nn.Module, settings: Settings, examples: int, seed: int) -> bsam.BSAM:
     return bsam.BSAM(
         model.named_parameters(),
         settings["lr"],
-        num_data=settings["num_data_factor"] * num_data,
+        num_data=settings["data_factor"] * examples,
         rho=settings["rho"],
         betas=(0.9, 1.0 - settings["1-beta2"]),
         weight_decay=settings["weight_decay"],
@@ -62,7 +61,7 @@ def _bsam(model: nn.Module, settings: Settings, num_data: int, seed: int) -> bsa
     )
 
 
-def _ivon(model: nn.Module, settings: Settings, num_data: int, seed: int) -> torch.optim.Optimizer:
+def _ivon(model: nn.Module, settings: Settings, examples: int, seed: int) -> torch.optim.Optimizer:
     import ivon  # a rival, under a licence of its own: only where the user has installed it
 
     class ClosureIVON(ivon.IVON):
@@ -89,7 +88,7 @@ def _ivon(model: nn.Module, settings: Settings, num_data: int, seed: int) -> tor
     return ClosureIVON(
         model.parameters(),
         lr=settings["lr"],
-        ess=settings["num_data_factor"] * num_data,
+        ess=settings["data_factor"] * examples,
         hess_init=settings["hess_init"],
         beta2=1.0 - settings["1-beta2"],
         weight_decay=settings["weight_decay"],
@@ -113,19 +112,19 @@ _IVON = {
     "lr": (0.01, 2.0),
     **_DECAY,
     **_BETA2,
-    "num_data_factor": (0.3, 100.0),
+    "data_factor": (0.3, 100.0),
     "hess_init": (0.01, 1.0),
 }
 
 METHODS = {
     "SGD": Method(_sgd, _SGD, 1),
-    "SGD, twice the epochs": Method(_sgd, _SGD, 1, epochs=2),
+    "SGD-2x": Method(_sgd, _SGD, 1, epochs=2),
     "Adam": Method(_adam, _ADAM, 1),
-    "Adam, twice the epochs": Method(_adam, _ADAM, 1, epochs=2),
+    "Adam-2x": Method(_adam, _ADAM, 1, epochs=2),
     "SAM": Method(_sam, {**_SGD, "rho": (0.01, 2.0)}, 2),
     "SAM-Adam": Method(_sam_adam, {**_ADAM, "rho": (0.01, 2.0)}, 2),
     "IVON": Method(_ivon, _IVON, 1, needs="ivon"),
-    "IVON, twice the epochs": Method(_ivon, _IVON, 1, epochs=2, needs="ivon"),
+    "IVON-2x": Method(_ivon, _IVON, 1, epochs=2, needs="ivon"),
     "bSAM": Method(
         _bsam,
         {
@@ -134,9 +133,18 @@ METHODS = {
             **_BETA2,
             "rho": (1e-3, 1.0),
             "damping": (1e-2, 1.0),
-            "num_data_factor": (0.3, 100.0),
+            "data_factor": (0.3, 100.0),
         },
         2,
     ),
 }
-"""By name; names are what tables and folders show."""
+"""By name; those that end in -2x make twice the epochs, for methods with one gradient a step."""
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the methods whose packages are there."""
+    return tuple(
+        name
+        for name, method in METHODS.items()
+        if not method.needs or importlib.util.find_spec(method.needs)
+    )

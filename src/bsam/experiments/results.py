@@ -2,28 +2,10 @@
 
 import json
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from bsam.files import written_whole
-
-
-def require_writable(path: Path) -> None:
-    """Refuse a path that cannot be written, before hours of work end in an error.
-
-    Raises:
-        ValueError: that says why.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise ValueError(
-            f"--output={path}: cannot be written there ({error.strerror}); name another place."
-        ) from None
-    if path.is_dir():
-        raise ValueError(f"--output={path}: is a folder; name a file in it.")
 
 
 def write_json(path: Path, content: Any) -> None:
