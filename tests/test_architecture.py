@@ -88,7 +88,7 @@ LAYERS = [
     "__main__",
 ]
 CORE = LAYERS[: LAYERS.index("__init__") + 1]
-EXTRAS = {"PIL", "datasets", "ivon", "jinja2", "numpy", "rich", "scipy", "sklearn"}
+EXTRAS = {"PIL", "datasets", "jinja2", "numpy", "rich", "scipy", "sklearn"}
 
 
 def imports(tree):

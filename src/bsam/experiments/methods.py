@@ -62,7 +62,8 @@ def _bsam(model: nn.Module, settings: Settings, examples: int, seed: int) -> bsa
 
 
 def _ivon(model: nn.Module, settings: Settings, examples: int, seed: int) -> torch.optim.Optimizer:
-    import ivon  # a rival, under a licence of its own: only where the user has installed it
+    # A rival under a licence of its own: only where the user has installed it.
+    ivon: Any = importlib.import_module("ivon")
 
     class ClosureIVON(ivon.IVON):
         """IVON whose step takes a closure, as the loop gives one to every method."""
