@@ -1,5 +1,6 @@
 """Short runs for the tests of everything that is made from runs."""
 
+from bsam.experiments import runs
 from bsam.experiments.recipes import Recipe
 
 SETTINGS = {
@@ -21,3 +22,14 @@ SETTINGS |= {f"{name}-2x": SETTINGS[name] for name in ("SGD", "Adam", "IVON")}
 def short(method, seed=0, **changes):
     changes = {"epochs": 2, "num_samples": 3} | changes
     return Recipe("digits", method, seed, SETTINGS[method], **changes)
+
+
+def carried_out(root, recipes):
+    """Make the runs of recipes, each in its folder under root, and return them."""
+    made = []
+    for recipe in recipes:
+        folder = runs.folder_of(root, recipe)
+        runs.prepare(folder, recipe)
+        list(runs.run(recipe, folder))
+        made.append(runs.load(folder))
+    return made

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy import stats
-from short_runs import short
+from short_runs import carried_out, short
 
 from bsam import metrics
-from bsam.experiments import compare, comparison, runs, tables
+from bsam.experiments import compare, comparison, tables
 from bsam.experiments.results import write_json
 
 METHODS = ("SGD", "SAM", "bSAM")
@@ -20,15 +20,8 @@ METHODS = ("SGD", "SAM", "bSAM")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    root, made = tmp_path_factory.mktemp("runs"), []
-    for seed in range(3):
-        for method in METHODS:
-            recipe = short(method, seed)
-            folder = runs.folder_of(root, recipe)
-            runs.prepare(folder, recipe)
-            list(runs.run(recipe, folder))
-            made.append(runs.load(folder))
-    return made
+    recipes = [short(method, seed) for seed in range(3) for method in METHODS]
+    return carried_out(tmp_path_factory.mktemp("runs"), recipes)
 
 
 @pytest.fixture(scope="module")

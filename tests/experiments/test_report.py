@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from experiments import browser as browsers
-from short_runs import short
+from short_runs import carried_out, short
 
 import bsam
 from bsam import metrics
@@ -47,15 +47,8 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    root, made = tmp_path_factory.mktemp("runs"), []
-    for method in METHODS:
-        for seed in SEEDS:
-            recipe = short(method, seed)
-            folder = runs.folder_of(root, recipe)
-            runs.prepare(folder, recipe)
-            list(runs.run(recipe, folder))
-            made.append(runs.load(folder))
-    return made
+    recipes = [short(method, seed) for method in METHODS for seed in SEEDS]
+    return carried_out(tmp_path_factory.mktemp("runs"), recipes)
 
 
 @pytest.fixture(scope="module")
