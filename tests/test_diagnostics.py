@@ -20,7 +20,7 @@ def test_before_the_first_step_s_is_at_its_start():
     assert [each.name for each in account.parameters] == [n for n, _ in model.named_parameters()]
     assert [each.size for each in account.parameters] == [p.numel() for p in model.parameters()]
     for each in (*account.parameters, account.total):
-        assert (each.at_floor, each.at_start) == (0.0, 1.0)
+        assert (each.at_floor, each.at_start, each.unlearned) == (0.0, 1.0, 1.0)
         assert each.prior_deviation == pytest.approx(1.0)  # 1 / sqrt(50 * 0.02)
         assert each.deviation == pytest.approx(0.1)  # 1 / sqrt(50 * 2)
     flat = torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -55,13 +55,29 @@ def test_with_vanishing_gradients_everything_comes_to_the_floor():
             p.grad = torch.zeros_like(p)
         return 0.0
 
-    shares = []
+    shares, unlearned = [], []
     for _ in range(100):
         optimizer.step(closure)
         shares.append(optimizer.diagnostics().total.at_floor)
+        unlearned.append(optimizer.diagnostics(tolerance=1e-5).total.unlearned)
     assert shares[0] == 0.0
     assert shares[-1] == 1.0
+    assert set(unlearned) == {1.0}, "no gradient, nothing learned, wherever s is on its way"
     assert optimizer.diagnostics(tolerance=0.0).total.at_start == 0.0
+
+
+def test_what_has_learned_from_gradients_is_not_unlearned():
+    quiet, loud = (torch.nn.Parameter(torch.zeros(4)) for _ in range(2))
+    optimizer = over([quiet, loud], betas=(0.9, 0.99))
+
+    def closure():
+        quiet.grad, loud.grad = torch.zeros(4), torch.full((4,), 3.0)
+        return 0.0
+
+    for _ in range(10):
+        optimizer.step(closure)
+    assert [each.unlearned for each in optimizer.diagnostics().parameters] == [1.0, 0.0]
+    assert optimizer.diagnostics().total.unlearned == 0.5
 
 
 def test_groups_and_frozen_parameters():
@@ -84,7 +100,15 @@ def test_it_prints_as_a_table():
     optimizer = over(model.named_parameters())
     optimizer.step(closure_for(model, *batch()))
     lines = str(optimizer.diagnostics()).splitlines()
-    head = ["weights", "at floor", "at s_init", "prior sd", "posterior sd", "sd/|mean|"]
+    head = [
+        "weights",
+        "at floor",
+        "at s_init",
+        "unlearned",
+        "prior sd",
+        "posterior sd",
+        "sd/|mean|",
+    ]
     assert lines[0].split() == " ".join(head).split()
     assert [line.split()[0] for line in lines[1:]] == [n for n, _ in model.named_parameters()] + [
         "all"

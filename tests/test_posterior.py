@@ -444,6 +444,7 @@ WRAPPERS = (
 )
 
 
+@pytest.mark.filterwarnings("ignore:the model has running statistics")
 @pytest.mark.parametrize("how", WRAPPERS)
 def test_wrappers_do_not_matter(how):
     model, posterior = with_buffers()

@@ -85,6 +85,7 @@ torch.save(predictive.probs, sys.argv[3])
 """
 
 
+@pytest.mark.filterwarnings("ignore:the model has running statistics")
 def test_another_process_predicts_the_same_bit_for_bit(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))

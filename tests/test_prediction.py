@@ -269,6 +269,7 @@ class Fussy(nn.Module):
         return self.drop(self.norm(self.linear(x)))
 
 
+@pytest.mark.filterwarnings("ignore:the model has running statistics")
 def test_the_model_is_as_it_was_however_it_ends():
     model, x = Fussy(), inputs()
     model(x)
@@ -286,6 +287,7 @@ def test_the_model_is_as_it_was_however_it_ends():
         assert (model.training, model.norm.training, model.drop.training) == (True, True, False)
 
 
+@pytest.mark.filterwarnings("ignore:the model has running statistics")
 def test_it_predicts_in_evaluation_mode():
     model, x = Fussy(), inputs()
     posterior = posterior_of(model)
@@ -293,6 +295,7 @@ def test_it_predicts_in_evaluation_mode():
     assert torch.equal(trained.probs, evaluated.probs)
 
 
+@pytest.mark.filterwarnings("ignore:the model has running statistics")
 def test_refresh_makes_statistics_for_each_draw():
     model, x = Fussy(), inputs(rows=64)
     posterior = posterior_of(model)
@@ -314,6 +317,22 @@ def test_refresh_makes_statistics_for_each_draw():
         predict(model, posterior, x, 4, refresh=[x], method="vmap")
     with pytest.raises(TypeError, match="refresh=<iterator>: must be readable once for each draw"):
         predict(model, posterior, x, 4, refresh=iter([x]))
+
+
+def test_drawn_weights_that_meet_statistics_of_others_are_pointed_out():
+    model, x = Fussy(), inputs()
+    posterior = posterior_of(model)
+    with pytest.warns(UserWarning, match=r"running statistics \(BatchNorm\).*pass refresh="):
+        predict(model, posterior, x, 2)
+    predict(model, posterior, x, 2, refresh=[x])
+    predict(model, posterior, x, num_samples=0)
+
+
+def test_predictions_print_as_names_and_shapes():
+    model = mlp()
+    text = repr(predict(model, posterior_of(model), inputs(), 2))
+    assert text.startswith("Predictive(probs: (12, 3), log_probs: (12, 3), entropy: (12,), ")
+    assert len(text) < 150
 
 
 def test_progress_to_a_function():

@@ -198,6 +198,26 @@ def test_loss_scale_and_scaler_together(make):
 
 
 @both
+def test_contexts_that_forget_the_scaler_are_pointed_out(make):
+    problem = Problem()
+    optimizer, scaler = make(problem.params), scaler_of()
+    before = [p.detach().clone() for p in problem.params]
+    for context in (optimizer.sampled(), optimizer.perturbed()):
+        with context:
+            scaled(problem.closure(), scaler, problem.params)
+    with pytest.raises(RuntimeError, match=r"the contexts were not given the scaler: pass it"):
+        scaler.step(optimizer)
+    assert identical(problem.params, before)
+    optimizer.zero_grad()
+    disabled = torch.amp.GradScaler("cpu", enabled=False)
+    for context in (optimizer.sampled(), optimizer.perturbed()):
+        with context:
+            problem.closure()()
+    disabled.step(optimizer)
+    assert not identical(problem.params, before)
+
+
+@both
 def test_a_step_that_forgets_the_scaler_is_refused(make):
     problem = Problem()
     optimizer, scaler = make(problem.params), scaler_of()

@@ -94,7 +94,9 @@ class Compare:
                 compare.carry_out(plan, advance)
         except KeyboardInterrupt:
             status = INTERRUPTED
-            print("interrupted: these are the runs that were finished", file=sys.stderr)
+            print(
+                "interrupted: the same command goes on from here; finished so far:", file=sys.stderr
+            )
         if finished := plan.finished():
             _present(finished, plan.root)
         return status
@@ -247,9 +249,9 @@ def _present(finished: Sequence[Any], root: Path) -> None:
     command = f"bsam {' '.join(sys.argv[1:])}"
     environment = runs.read_environment(finished[0].folder)
     results = comparison.results(finished, command, environment)
-    tables.show(results, Console())
     write_json(root / "results.json", results)
     report.write_page(finished, results, root / "report.html")
+    tables.show(results, Console())
     print(f"written: {root / 'results.json'}, {root / 'report.html'}")
 
 

@@ -293,6 +293,8 @@ class TwoPassOptimizer(GroupedOptimizer):
             return
         if self._scaler:
             scaling.require_unscaled(self._scaler)
+        else:
+            scaling.require_no_scaler()
         try:
             # Whoever clips or unscales has had its hands on the gradients since perturbed().
             checks.require_finite(self._mean_gradients(), "perturbed", self._label)

@@ -91,6 +91,7 @@ def refresh_statistics(
         forward: called as ``forward(model, batch)`` for batches of another kind.
 
     Raises:
+        TypeError: if model is not a module.
         ValueError: if there is no batch; the old statistics stay then, as after any exception.
 
     Example:
@@ -101,6 +102,8 @@ def refresh_statistics(
         >>> model.running_mean, model.running_var  # means of 2 and 3, of 2 and 2
         (tensor([2.5000]), tensor([2.]))
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={type(model).__name__}: must be a module; the batches come second.")
     layers = [layer for layer in tracking_layers(model) if hasattr(layer, "momentum")]
     momenta = [layer.momentum for layer in layers]
     with _kept_if_it_fails(layers), evaluating(model):

@@ -195,9 +195,9 @@ class BSAM(TwoPassOptimizer):
     def diagnostics(self, *, tolerance: float = 0.01) -> Diagnostics:
         """Return what the run has done with s, by parameter and in total; ``print`` shows a table.
 
-        Much of s at its floor, damping + weight_decay, means that gradients are small and damping,
-        not the data, sets the variances; much of it at s_init, that the run was too short to learn
-        them.
+        ``unlearned`` is the share of s that is where it would be had all gradients been zero. It is
+        large in a run too short to learn variances (``at_start``), and where gradients are so small
+        that damping, not the data, sets them (``at_floor``).
 
         Args:
             tolerance: how far from a value, relative to it, s still counts as being there; >= 0.
@@ -223,7 +223,7 @@ class BSAM(TwoPassOptimizer):
         self._create_state()
         return diagnose(
             (
-                (self._label(p).strip("'"), p, self.state[p]["s"], group)
+                (self._label(p).strip("'"), p, self.state[p], group)
                 for group in self.param_groups
                 for p in group["params"]
                 if p.requires_grad

@@ -117,6 +117,9 @@ def predict(
         ValueError, TypeError: for an argument that is not allowed, a model that is not the
             posterior's, or outputs that do not fit the likelihood.
 
+    Warns:
+        UserWarning: for a model with running statistics and no ``refresh``, and for NaN outputs.
+
     References:
         S. Depeweg et al., "Decomposition of uncertainty in Bayesian deep learning", ICML 2018.
 
@@ -136,6 +139,7 @@ def predict(
     new_accumulator = predictive.accumulators(likelihood, noise_variance)
     batches = batching.batches_of(inputs, batch_size)
     passes = batching.count(batches)
+    _point_out_statistics(model, num_samples, refresh)
     report = reporting.reporter(progress, passes and passes * max(num_samples, 1))
     finished: list[predictive.Accumulator] = []
     if isinstance(model, nn.parallel.DistributedDataParallel):
@@ -181,6 +185,16 @@ def _require_sense(
     if isinstance(refresh, Iterator):
         raise TypeError(
             "refresh=<iterator>: must be readable once for each draw; pass a list or a loader."
+        )
+
+
+def _point_out_statistics(model: nn.Module, num_samples: int, refresh: object) -> None:
+    if num_samples and refresh is None and normalization.tracking_layers(model):
+        warnings.warn(
+            "the model has running statistics (BatchNorm), and weights drawn from the posterior "
+            "meet those of other weights, which can ruin the average: pass refresh=[training "
+            "batches], or num_samples=0 to predict at the mean.",
+            stacklevel=3,
         )
 
 

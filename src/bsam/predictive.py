@@ -17,8 +17,16 @@ LIKELIHOODS = ("categorical", "bernoulli", "gaussian")
 """What a model's outputs may mean."""
 
 
-@dataclass(frozen=True, eq=False)
-class Predictive:
+class _Shown:
+    """Prints as names and shapes, not as thousands of numbers."""
+
+    def __repr__(self) -> str:
+        parts = (f"{name}: {tuple(value.shape)}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Predictive(_Shown):
     r"""Predicted probabilities and what is uncertain about them, in nats; float64.
 
     The entropy of the averaged prediction splits into two parts (Depeweg et al., ICML 2018):
@@ -42,8 +50,8 @@ class Predictive:
     """What is left, at least 0: epistemic uncertainty."""
 
 
-@dataclass(frozen=True, eq=False)
-class GaussianPredictive:
+@dataclass(frozen=True, eq=False, repr=False)
+class GaussianPredictive(_Shown):
     """Mean and variance of a predicted real number; shapes are that of the outputs; float64.
 
     ``variance = aleatoric_variance + epistemic_variance`` (law of total variance).

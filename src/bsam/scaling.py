@@ -5,6 +5,7 @@ the step, and skips the step and lowers its scale where one has overflowed. SAM'
 the first gradients before that, and bSAM's is not scale-free.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from bsam.dtypes import state_dtype
 from bsam.gradients import Gradients
+
+_CALLERS = 8  # from here to GradScaler.step, through what torch wraps around step()
 
 
 def active(scaler: Any) -> Any:
@@ -75,6 +78,28 @@ def overflow_of(gradient: Tensor) -> Tensor:
 def overflowed(gradients: dict[Tensor, Tensor]) -> Gradients:
     """Return the same for all gradients that a pass left."""
     return {p: overflow_of(g) for p, g in gradients.items()}
+
+
+def require_no_scaler() -> None:
+    """Refuse a step that a scaler makes though the contexts were given none.
+
+    Its gradients were recorded scaled, so s and the perturbation are off by the scale; nothing in
+    the numbers shows that, but who calls does.
+
+    Raises:
+        RuntimeError: that says what to do.
+    """
+    frame = sys._getframe(1)
+    for _ in range(_CALLERS):
+        if frame is None:
+            return
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, torch.amp.GradScaler) and caller.is_enabled():
+            raise RuntimeError(
+                "scaler.step(optimizer) came, but the contexts were not given the scaler: pass it "
+                "to both, sampled(scaler=scaler) and perturbed(scaler=scaler)."
+            )
+        frame = frame.f_back
 
 
 def require_unscaled(scaler: Any) -> None:

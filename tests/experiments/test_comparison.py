@@ -154,9 +154,20 @@ def test_tables_show_whole_numbers_and_how_to_read_them(results, width):
     text = printed(results, width)
     value = entry(results, "SAM, noise")["measures"]["NLL noise"]
     assert f"{value['mean']:.3f}±{value['standard_error']:.3f}" in text
-    for words in ("SGD, temperature", "= ties with bSAM", "3 seeds", "of s at its floor"):
+    for words in ("SGD, temperature", "= ties with bSAM", "3 seeds", "(unlearned)"):
         assert words in text
     assert "…" not in text
+
+
+def test_runs_that_do_not_belong_together_are_refused(finished):
+    twin = finished[0]._replace(folder=finished[0].folder / "elsewhere")
+    with pytest.raises(
+        ValueError, match=r"elsewhere: the same method and seed as .*: must be there"
+    ):
+        comparison.results([*finished, twin], "", {})
+    longer = finished[0].recipe._replace(seed=9, epochs=99)
+    with pytest.raises(ValueError, match=r"other settings than .*must be alike but for the seed"):
+        comparison.results([*finished, twin._replace(recipe=longer)], "", {})
 
 
 def test_results_go_to_a_file_and_back(results, tmp_path):

@@ -1,9 +1,10 @@
 """Carry out the runs of a comparison, several at a time, and go on where it was stopped."""
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -78,19 +79,33 @@ def carry_out(plan: Plan, advance: Callable[[str], None]) -> None:
 def _in_processes(waiting: list[Any], jobs: int, advance: Callable[[str], None]) -> None:
     context = get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
-        futures = [pool.submit(_run, task) for task in waiting]
+        with _deaf_to_ctrl_c():  # workers, while they start too: it is for the one who waits
+            futures = [pool.submit(_run, task) for task in waiting]
         try:
             for future in as_completed(futures):
                 advance(future.result())
         except BaseException:
-            # Those that run are let finish: a second or two, and nothing is lost.
-            pool.shutdown(wait=True, cancel_futures=True)
+            # Nothing is lost: files are written whole, and a run goes on from its checkpoint.
+            for future in futures:
+                future.cancel()
+            for process in active_children():
+                process.terminate()
             raise
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who waits for us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Generator[None, None, None]:
+    """Have processes that are started inside inherit that Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run(task: tuple[Recipe, Path, str]) -> str:

@@ -194,6 +194,7 @@ def results(runs: Sequence[Run], command: str, environment: Mapping[str, Any]) -
         command: that made them.
         environment: versions and machine.
     """
+    _require_one_comparison(runs)
     runs = sorted(runs, key=lambda run: (list(METHODS).index(run.recipe.method), run.recipe.seed))
     rows = [row for run in runs for row in rows_of(run)]
     return {
@@ -201,6 +202,7 @@ def results(runs: Sequence[Run], command: str, environment: Mapping[str, Any]) -
         "command": command,
         "environment": dict(environment),
         "data": runs[0].recipe.data,
+        "epochs": min(run.recipe.epochs for run in runs),
         "seeds": sorted({run.recipe.seed for run in runs}),
         "settings": {run.recipe.method: run.recipe.settings for run in runs},
         "failed": [str(run.folder) for run in runs if "failed" in run.evaluation],
@@ -208,6 +210,26 @@ def results(runs: Sequence[Run], command: str, environment: Mapping[str, Any]) -
         "entries": summary(runs, rows),
         "rows": rows,
     }
+
+
+def _require_one_comparison(runs: Sequence[Run]) -> None:
+    """Refuse runs that are not of one comparison: one twice, or made with other settings."""
+    seen: dict[tuple[str, int], Run] = {}
+    first: dict[str, Run] = {}
+    for run in runs:
+        recipe = run.recipe
+        twin = seen.setdefault((recipe.method, recipe.seed), run)
+        if twin is not run:
+            raise ValueError(
+                f"{run.folder}: the same method and seed as {twin.folder}: must be there once; "
+                "report on one of the two."
+            )
+        other = first.setdefault(recipe.method, run)
+        if other.recipe._replace(seed=recipe.seed) != recipe:
+            raise ValueError(
+                f"{run.folder}: other settings than {other.folder}: must be alike but for the "
+                "seed; report on them one after the other."
+            )
 
 
 def mean_diagnostics(runs: Sequence[Run]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bsam.experiments.comparison import PRIMARY, REFERENCE
+from bsam.experiments.recipes import Recipe
 
 OTHERS = {
     "accuracy clean": ("accuracy %", 100, 1),
@@ -19,6 +20,8 @@ OTHERS = {
     "gradient passes": ("passes", 1, 0),
 }
 """Measures of the second table: heading, factor, digits after the point."""
+
+SEARCHED_EPOCHS = Recipe._field_defaults["epochs"]
 
 MARKS = {"tie": "=", "worse": ">", "better": "<", "no evidence": "?"}
 
@@ -102,7 +105,9 @@ def _notes(results: dict[str, Any], seeds: int) -> list[str]:
         "random trials for each method, on validation images of other splits.",
     ]
     if seeds < 3:
-        lines.append("Fewer than 3 seeds are no evidence.")
+        lines.append("Fewer than 3 seeds are no evidence (?).")
+    if (epochs := results["epochs"]) != SEARCHED_EPOCHS:
+        lines.append(f"The settings were searched for {SEARCHED_EPOCHS} epochs, not for {epochs}.")
     if results["failed"]:
         lines.append(f"Failed, counted as infinite: {', '.join(results['failed'])}.")
     if account := results.get("diagnostics"):
@@ -112,8 +117,8 @@ def _notes(results: dict[str, Any], seeds: int) -> list[str]:
 
 def _account_of_s(account: dict[str, float]) -> str:
     return (
-        f"{REFERENCE}'s posterior: {account['at_floor']:.0%} of s at its floor, "
-        f"{account['at_start']:.0%} still at s_init; standard deviations "
+        f"{REFERENCE}'s posterior: {account['unlearned']:.0%} of s where zero gradients would have "
+        f"brought it (unlearned), {account['at_floor']:.0%} at its floor; standard deviations "
         f"{account['deviation']:.3f} (prior {account['prior_deviation']:.2f}), "
         f"{account['relative_deviation']:.2f} of the weights' size."
     )

@@ -160,13 +160,14 @@ def _variances(layer: Layer, learned: Learned, edges: np.ndarray) -> Panel:
     plot.rule("mean", x=learned.floor, label=f"floor {floor}")
     plot.rule("mean", x=learned.start, label=f"start {start}")
     low, middle, high = (number(float(q), 4) for q in np.quantile(layer.s, (0.0, 0.5, 1.0)))
-    at_floor, at_start = (
-        percent(share_near(layer.s, end)) for end in (learned.floor, learned.start)
+    at_floor, at_start, unlearned = (
+        percent(share_near(layer.s, end)) for end in (learned.floor, learned.start, learned.decayed)
     )
-    note = f"{at_floor} at the floor, {at_start} at the start, median {middle}"
+    note = f"{unlearned} unlearned, {at_floor} at the floor, {at_start} at the start"
     words = (
         f"s in layer {layer.name}, {len(layer.s):,} values from {low} to {high}, median {middle}; "
-        f"{at_floor} at the floor {floor}, {at_start} at the start {start}."
+        f"{unlearned} where zero gradients would have brought it, {at_floor} at the floor {floor}, "
+        f"{at_start} at the start {start}."
     )
     rows = [
         [f"{number(float(a), 4)} to {number(float(b), 4)}", f"{height * 100:.2f}"]

@@ -86,9 +86,9 @@ def sections(runs: Sequence[Run], entries: Sequence[Entry], data: str) -> list[S
                 f"What {REFERENCE} learned of s",
                 "s is the posterior's precision of a weight divided by N: small where the data say "
                 "little. It cannot fall below its floor, damping + weight decay; what stands there "
-                "was set by the damping, and what is still at the start was not learned. Weights "
-                f"and biases of seeds {', '.join(map(str, found.seeds))} together; heights on a "
-                "square-root scale.",
+                "was set by the damping. Unlearned is what is where zero gradients would have "
+                f"brought it on its way there, {found.decayed:.3g}. Weights and biases of seeds "
+                f"{', '.join(map(str, found.seeds))} together; heights on a square-root scale.",
                 [distributions.variances(found)],
             )
         )

@@ -8,6 +8,7 @@ import numpy as np
 
 import bsam
 from bsam.experiments.comparison import REFERENCE
+from bsam.experiments.methods import METHODS
 from bsam.experiments.report.details import finished
 from bsam.experiments.runs import Run
 
@@ -25,6 +26,8 @@ class Learned(NamedTuple):
     layers: list[Layer]
     floor: float
     start: float
+    decayed: float
+    """Where s would be had all gradients been zero."""
     seeds: list[int]
 
 
@@ -49,10 +52,14 @@ def learned(runs: Sequence[Run]) -> Learned | None:
     if not kept:
         return None
     settings = kept[0].recipe.settings
+    steps = kept[0].evaluation["gradient_passes"] / METHODS[REFERENCE].gradients_per_step
+    floor = settings["damping"] + settings["weight_decay"]
+    start = settings.get("s_init", inspect.signature(bsam.BSAM).parameters["s_init"].default)
     return Learned(
         [Layer(name, np.concatenate(each)) for name, each in pieces.items()],
-        settings["damping"] + settings["weight_decay"],
-        settings.get("s_init", inspect.signature(bsam.BSAM).parameters["s_init"].default),
+        floor,
+        start,
+        floor + (start - floor) * (1.0 - settings["1-beta2"]) ** steps,
         [run.recipe.seed for run in kept],
     )
 
