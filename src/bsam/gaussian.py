@@ -69,7 +69,7 @@ def log_prob(value: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
     r"""Return :math:`\log N(\theta; \omega, 1/\lambda)`, summed over the elements of the mean.
 
     Args:
-        value: :math:`\theta`, shape (..., *mean.shape).
+        value: :math:`\theta`, shape ``(..., *mean.shape)``.
         mean: :math:`\omega`.
         precision: :math:`\lambda`, of the mean's shape, positive.
 

@@ -88,8 +88,8 @@ class GaussianPosterior:
         """Return the log density of weights, such as rows of :meth:`sample`, in nats.
 
         Args:
-            weights: by name, each of shape (..., *mean.shape) with the same (...); fixed parameters
-                may be left out.
+            weights: by name, each of shape ``(..., *mean.shape)`` with the same (...); fixed
+                parameters may be left out.
 
         Returns:
             Shape (...), float64.
