@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -246,7 +247,7 @@ def _present(finished: Sequence[Any], root: Path) -> None:
     from bsam.experiments import comparison, report, runs, tables
     from bsam.experiments.results import write_json
 
-    command = f"bsam {' '.join(sys.argv[1:])}"
+    command = shlex.join(["bsam", *sys.argv[1:]])
     environment = runs.read_environment(finished[0].folder)
     results = comparison.results(finished, command, environment)
     write_json(root / "results.json", results)

@@ -106,6 +106,33 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path):
         runs.prepare(tmp_path, short("SGD", epochs=9))
 
 
+def test_what_the_method_is_not_to_blame_for_is_an_error(tmp_path, monkeypatch):
+    def disk_full(*_, **__):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(RuntimeError, match="no space left"):
+        made(short("SGD"), tmp_path)
+    assert not runs.is_finished(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam-2x", "SAM"])
+def test_weights_that_are_not_finite_are_a_failure(name, tmp_path):
+    broken = short(name)._replace(settings={**SETTINGS[name], "lr": 1e20})
+    run = made(broken, tmp_path)
+    assert "failed" in run.evaluation
+    with pytest.raises(ValueError, match=r"the run failed .*: there is nothing to predict with"):
+        runs.evaluate_again(tmp_path)
+
+
+def test_seconds_go_on_after_a_resume(tmp_path):
+    made(short("SGD", epochs=3), tmp_path, stop_after=2)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines[-1]["seconds"] = 100.0
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert made(short("SGD", epochs=3), tmp_path).evaluation["training_seconds"] > 100
+
+
 def test_a_run_that_diverges_is_recorded(tmp_path):
     broken = short("bSAM")._replace(settings={**SETTINGS["bSAM"], "lr": 1e30})
     run = made(broken, tmp_path)

@@ -9,8 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import torch
-
 from bsam.experiments import runs
 from bsam.experiments.recipes import Recipe, recipe
 
@@ -49,8 +47,7 @@ def carry_out(plan: Plan, advance: Callable[[str], None]) -> None:
     """Make the runs that are not finished yet.
 
     Args:
-        plan: what to run. The numbers do not depend on the number of jobs: each run computes with
-            one thread.
+        plan: what to run. The numbers do not depend on the number of jobs.
         advance: called with the name of each run that is done or was there already.
 
     Raises:
@@ -65,13 +62,8 @@ def carry_out(plan: Plan, advance: Callable[[str], None]) -> None:
         else:
             waiting.append((each, folder, plan.device))
     if plan.jobs == 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            for task in waiting:
-                advance(_run(task))
-        finally:
-            torch.set_num_threads(threads)
+        for task in waiting:
+            advance(_run(task))
     elif waiting:
         _in_processes(waiting, min(plan.jobs, len(waiting)), advance)
 
@@ -86,8 +78,6 @@ def _in_processes(waiting: list[Any], jobs: int, advance: Callable[[str], None])
                 advance(future.result())
         except BaseException:
             # Nothing is lost: files are written whole, and a run goes on from its checkpoint.
-            for future in futures:
-                future.cancel()
             for process in active_children():
                 process.terminate()
             raise
@@ -95,7 +85,6 @@ def _in_processes(waiting: list[Any], jobs: int, advance: Callable[[str], None])
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,20 +130,41 @@ def run(
     resumed = resume(training, recipe, folder)
     kept = _lines(folder)[: training.epoch] if resumed else []
     (folder / "metrics.jsonl").write_text("".join(kept))
+    before = json.loads(kept[-1])["seconds"] if kept else 0.0
     began = time.perf_counter()
     try:
         while training.epoch < recipe.epochs:
-            loss = training.run_epoch()
-            seconds = time.perf_counter() - began
+            with one_thread():
+                loss = training.run_epoch()
+            seconds = before + time.perf_counter() - began
             line = {"epoch": training.epoch, "loss": loss, "seconds": round(seconds, 4)}
             with (folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
             if training.epoch % checkpoint_every == 0 or training.epoch == recipe.epochs:
                 save_checkpoint(training, folder)
             yield training.epoch, loss
-        finish(recipe, folder, model, training, split)
+        with one_thread():
+            finish(recipe, folder, model, training, split)
     except (RuntimeError, ValueError) as error:
+        if not _diverged(model, error):
+            raise  # a full disk, no memory: nothing that the method is to blame for
         write_json(folder / "evaluation.json", {"failed": str(error)})
+
+
+@contextmanager
+def one_thread() -> Generator[None, None, None]:
+    """Compute with one thread inside: the numbers are then the same however many runs there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _diverged(model: nn.Module, error: Exception) -> bool:
+    finite = all(p.isfinite().all() for p in model.parameters())
+    return not finite or "finite" in str(error)
 
 
 def start(recipe: Recipe, split: Split, device: str) -> tuple[nn.Module, Training]:
@@ -192,6 +214,8 @@ def evaluate_again(folder: Path, device: str = "cpu") -> None:
     """
     require_finished(folder)
     recipe = read_recipe(folder)
+    if failed := json.loads((folder / "evaluation.json").read_text()).get("failed"):
+        raise ValueError(f"{folder}: the run failed ({failed}): there is nothing to predict with.")
     split = Split(*(part.to(torch.device(device)) for part in digits(recipe.seed)))
     model, training = start(recipe, split, device)
     state = torch.load(folder / "checkpoint" / "state.pt", weights_only=True)
@@ -200,13 +224,16 @@ def evaluate_again(folder: Path, device: str = "cpu") -> None:
     posterior = bsam.GaussianPosterior.load(path) if path.exists() else None
     if isinstance(training.optimizer, bsam.BSAM):
         training.optimizer.load_state_dict(state["optimizer"])
-    _write_evaluation(recipe, folder, model, training.optimizer, posterior, split)
+    with one_thread():
+        _write_evaluation(recipe, folder, model, training.optimizer, posterior, split)
 
 
 def finish(
     recipe: Recipe, folder: Path, model: nn.Module, training: Training, split: Split
 ) -> None:
     """Write the posterior, the predictions and, last, the evaluation of a trained network."""
+    if not all(p.isfinite().all() for p in model.parameters()):
+        raise ValueError("the weights are not finite: the training diverged")
     optimizer: Any = training.optimizer
     posterior = None
     if "samples" in ways_of(recipe.method):
@@ -272,9 +299,10 @@ def _lines(folder: Path) -> list[str]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that the command is given in, if it is one and git is there."""
+    """The commit of the checkout that the package lies in, if it does and git is there."""
     try:
-        git = ["git", "rev-parse", "HEAD"]
+        folder = str(Path(bsam.__file__).parent)
+        git = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         return (
             subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None
         )

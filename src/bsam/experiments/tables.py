@@ -40,7 +40,7 @@ def show(results: dict[str, Any], console: Console) -> None:
     entries, seeds = results["entries"], results["seeds"]
     wide.print(_primary(entries, f"{results['data']}: NLL on test images, mean ± standard error"))
     wide.print(_others(entries))
-    console.print("\n".join(_notes(results, len(seeds))), highlight=False)
+    console.print("\n".join(_notes(results, len(seeds))), highlight=False, markup=False)
 
 
 def _table(title: str, headings: Sequence[str]) -> Table:
@@ -98,9 +98,12 @@ def cell(value: dict[str, Any], factor: float, digits: int) -> str:
 
 
 def _notes(results: dict[str, Any], seeds: int) -> list[str]:
+    compared = any(entry["differences"] for entry in results["entries"])
     lines = [
         f"Beside each NLL: = ties with {REFERENCE}, > larger (worse), < smaller (better), by the "
-        "95 % interval of the differences paired by seed.",
+        "95 % interval of the differences paired by seed."
+        if compared
+        else f"Without {REFERENCE} there is nothing to compare with.",
         f"{seeds} seed{'s' * (seeds != 1)}; protocol: docs/comparison.md; settings: the best of 60 "
         "random trials for each method, on validation images of other splits.",
     ]
