@@ -339,10 +339,7 @@ class TwoPassOptimizer(GroupedOptimizer):
             ValueError, TypeError: for another policy, or what is not a model.
         """
         self._require_mean("update_statistics()")
-        if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"model={type(model).__name__}: must be a module; pass the model itself."
-            )
+        naming.require_module(model)
         policies = normalization.POLICIES
         options.one_of("during", during, tuple(policies), advice="'both' is the authors'")
         inner = naming.unwrapped(model)

@@ -41,6 +41,16 @@ def own_buffers(model: nn.Module) -> dict[str, Tensor]:
     return _renamed(model, {name: b for name, b in model.named_buffers() if name in kept})
 
 
+def require_module(model: object) -> None:
+    """Refuse what is not a model, such as its parameters.
+
+    Raises:
+        TypeError: that says what to pass.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={type(model).__name__}: must be a module; pass the model itself.")
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the module inside ``torch.compile`` and data parallel wrappers around it.
 

@@ -17,7 +17,8 @@ into pieces, and agrees between devices to rounding. ``|n| < 6.77`` (32 bits hol
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -107,6 +108,21 @@ def standard_normal_like(
         pieces = zip(flat.split(sizes), run, strict=True)
         noise += [piece.view(tensors[i].shape) for piece, i in pieces]
     return noise
+
+
+def first_elements(tensors: Iterable[Tensor]) -> list[int]:
+    """Return the number of each tensor's first element, all laid end to end in one stream.
+
+    Args:
+        tensors: in the order of the stream.
+
+    Example:
+        >>> import torch
+        >>> from bsam.noise import first_elements
+        >>> first_elements([torch.zeros(2, 3), torch.zeros(()), torch.zeros(4)])
+        [0, 6, 7]
+    """
+    return list(accumulate((tensor.numel() for tensor in tensors), initial=0))[:-1]
 
 
 def _runs(tensors: Sequence[Tensor], first: Sequence[int]) -> list[list[int]]:

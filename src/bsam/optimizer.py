@@ -132,7 +132,9 @@ class BSAM(TwoPassOptimizer):
         Returns:
             One tensor for each, of its shape, on its device, in the dtype of its state.
         """
-        first, address = self._first_elements(), self.param_groups[0]
+        every = [p for group in self.param_groups for p in group["params"]]
+        first = dict(zip(every, noise.first_elements(every), strict=True))
+        address = self.param_groups[0]
         return noise.standard_normal_like(
             params,
             [first[p] for p in params],
@@ -164,10 +166,7 @@ class BSAM(TwoPassOptimizer):
             tensor([0.0200])
         """
         self._require_settled("posterior()")
-        if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"model={type(model).__name__}: must be a module; pass the model itself."
-            )
+        naming.require_module(model)
         self._create_state()
         groups = {p: group for group in self.param_groups for p in group["params"]}
         mean = naming.own_parameters(model)
@@ -325,15 +324,6 @@ class BSAM(TwoPassOptimizer):
                 )
             checked |= {"seed": first["seed"], "calls": first["calls"]}
         return checked
-
-    def _first_elements(self) -> dict[Tensor, int]:
-        """Number each parameter's first element, all parameters laid end to end."""
-        first, end = {}, 0
-        for group in self.param_groups:
-            for p in group["params"]:
-                first[p] = end
-                end += p.numel()
-        return first
 
     def _checked_noise(self, params: list[Tensor]) -> list[Tensor]:
         drawn = list(self.draw_noise(params))

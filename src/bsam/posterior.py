@@ -157,7 +157,7 @@ class GaussianPosterior:
         advice = "1 changes nothing; for the mean alone use predict(..., num_samples=0)"
         temperature = options.real("temperature", temperature, above=0.0, advice=advice)
         divided = {n: p / temperature for n, p in self.precision.items()}
-        if not all(((p > 0) & p.isfinite()).all() for p in divided.values()):
+        if not all(map(arguments.is_precision, divided.values())):
             raise ValueError(
                 f"temperature={temperature!r}: must leave every precision positive and finite; "
                 "choose one nearer to 1."
@@ -179,7 +179,7 @@ class GaussianPosterior:
         number = options.integer("number", number, advice="0 is the first draw")
         seed = options.integer("seed", seed, below=noise.SEEDS, advice="0 is as good as any")
         precisions = list(self.precision.values())
-        first = self._first_elements()
+        first = dict(zip(self.mean, noise.first_elements(self.mean.values()), strict=True))
         normal = noise.standard_normal_like(
             precisions,
             [first[name] for name in self.precision],
@@ -268,14 +268,6 @@ class GaussianPosterior:
                 move([there[name] for name in weights], list(weights.values()))
 
             yield place
-
-    def _first_elements(self) -> dict[str, int]:
-        """Number each parameter's first element, all laid end to end: its place in the stream."""
-        first, end = {}, 0
-        for name, mean in self.mean.items():
-            first[name] = end
-            end += mean.numel()
-        return first
 
     # -------------------------------------------------------------- elsewhere
 

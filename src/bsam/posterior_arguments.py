@@ -46,11 +46,16 @@ def require_agreement(mean: Mapping[str, Tensor], precision: Mapping[str, Tensor
                 f"precision: {name!r} is {tensor.dtype}: must be torch.float32 or torch.float64, "
                 "narrower ones round variances away; pass it .float()."
             )
-        if not ((tensor > 0) & tensor.isfinite()).all():
+        if not is_precision(tensor):
             raise ValueError(
                 f"precision: {name!r} has elements that are not positive and finite: all must be; "
                 "leave fixed parameters out."
             )
+
+
+def is_precision(tensor: Tensor) -> bool:
+    """Return whether all elements are positive and finite."""
+    return bool(((tensor > 0) & tensor.isfinite()).all())
 
 
 def per_parameter(

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bsam import inputs as batching
-from bsam import normalization, options, predictive, reporting
+from bsam import naming, noise, normalization, options, predictive, reporting
 from bsam.borrowing import evaluating, restored
-from bsam.naming import own_parameters, unwrapped
 from bsam.posterior import GaussianPosterior, Place
 from bsam.predictive import GaussianPredictive, Predictive
 
@@ -133,7 +132,7 @@ def predict(
         (torch.Size([5, 3]), torch.Size([5]))
     """
     num_samples = options.integer("num_samples", num_samples, advice="0 predicts at the mean")
-    seed = options.integer("seed", seed, below=2**63, advice="0 is as good as any")
+    seed = options.integer("seed", seed, below=noise.SEEDS, advice="0 is as good as any")
     options.one_of("method", method, ("loop", "vmap"), advice="both give the same numbers")
     _require_sense(model, posterior, num_samples, method, refresh)
     new_accumulator = predictive.accumulators(likelihood, noise_variance)
@@ -166,8 +165,7 @@ def predict(
 def _require_sense(
     model: object, posterior: object, num_samples: int, method: str, refresh: object
 ) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model={type(model).__name__}: must be a module; pass the model itself.")
+    naming.require_module(model)
     if posterior is None and num_samples:
         raise ValueError(
             f"posterior=None: must be a GaussianPosterior for num_samples={num_samples}; pass "
@@ -247,9 +245,9 @@ class _Caller(nn.Module):
 
 
 def _vmapping(model: nn.Module, draws: Draws, forward: batching.Forward) -> Run:
-    inner = unwrapped(model)  # vmap cannot look into a compiled model
+    inner = naming.unwrapped(model)  # vmap cannot look into a compiled model
     caller = _Caller(inner, forward)
-    own = own_parameters(inner)
+    own = naming.own_parameters(inner)
     names = dict(zip(own, dict(inner.named_parameters()), strict=True))
 
     def run(block: list[Any]) -> Iterator[tuple[int, Any]]:

@@ -124,7 +124,8 @@ def run(
         device: where to compute.
         checkpoint_every: epochs from one checkpoint to the next.
     """
-    write_json(folder / "environment.json", environment(device))
+    with one_thread():
+        write_json(folder / "environment.json", environment(device))
     split = Split(*(part.to(torch.device(device)) for part in digits(recipe.seed)))
     model, training = start(recipe, split, device)
     resumed = resume(training, recipe, folder)
@@ -163,8 +164,11 @@ def one_thread() -> Generator[None, None, None]:
 
 
 def _diverged(model: nn.Module, error: Exception) -> bool:
-    finite = all(p.isfinite().all() for p in model.parameters())
-    return not finite or "finite" in str(error)
+    return not _is_finite(model) or "finite" in str(error)
+
+
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(p.isfinite().all()) for p in model.parameters())
 
 
 def start(recipe: Recipe, split: Split, device: str) -> tuple[nn.Module, Training]:
@@ -232,7 +236,7 @@ def finish(
     recipe: Recipe, folder: Path, model: nn.Module, training: Training, split: Split
 ) -> None:
     """Write the posterior, the predictions and, last, the evaluation of a trained network."""
-    if not all(p.isfinite().all() for p in model.parameters()):
+    if not _is_finite(model):
         raise ValueError("the weights are not finite: the training diverged")
     optimizer: Any = training.optimizer
     posterior = None
