@@ -4,8 +4,11 @@
 ICLR 2023) and ``bsam.SAM`` the baseline it is measured against. ``optimizer.posterior(model)``
 gives a ``bsam.GaussianPosterior``, which ``bsam.predict`` averages predictions over;
 ``bsam.metrics`` has numbers from probabilities and labels, ``bsam.normalization`` what becomes of
-the running statistics of BatchNorm.
+the running statistics of BatchNorm, ``bsam.relaxation`` (which needs scipy) why SAM is Bayes.
 """
+
+import importlib
+from typing import Any
 
 from bsam import metrics, normalization
 from bsam.optimizer import BSAM
@@ -25,3 +28,10 @@ __all__ = [
     "normalization",
     "predict",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, since it brings scipy, which the rest does without.
+    if name == "relaxation":
+        return importlib.import_module("bsam.relaxation")
+    raise AttributeError(f"module 'bsam' has no attribute {name!r}")

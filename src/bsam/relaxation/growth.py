@@ -1,0 +1,58 @@
+"""How a loss grows far out: the limit of l / |x|^2 along a direction.
+
+Mass that escapes to infinity with a vanishing probability w = 1 / R^2 carries a second moment of 1
+and an expected loss of lim l(R d) / R^2. So the limit enters the moment problem like an atom, and
+where it is infinite no paraboloid lies above the loss and the relaxed loss is infinite.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from bsam.relaxation.arguments import Problem, warn_of_overflow
+
+EXPONENTS = torch.tensor([*range(-2, 13), 25, 50, 100], dtype=torch.float64)
+RADII = 10.0**EXPONENTS
+SUBQUADRATIC = 1.9
+"""A loss that overflows far out, and grows with a smaller exponent before, has limit 0."""
+
+
+def growth(problem: Problem, directions: Tensor, *, warn: bool = False) -> Tensor:
+    """Return lim l(m + sd R d) / R^2 for unit vectors d, shape (n, P) -> (n,).
+
+    ``inf`` where the loss grows faster than a square, ``-inf`` where it falls faster.
+    """
+    points = (RADII[:, None, None] * directions).flatten(0, 1)
+    losses = problem.at(points).reshape(len(RADII), -1)
+    limits = _limits_of_finite(*(losses / RADII.square()[:, None])[-3:])
+    for index in (~losses.isfinite()).any(0).nonzero().flatten().tolist():
+        limits[index], overflow = _limit_of_overflowing(losses[:, index].tolist())
+        if overflow and warn:
+            warn_of_overflow(overflow)
+            warn = False
+    return limits
+
+
+def _limits_of_finite(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+    """Return the limits of ratios at 1e25, 1e50, 1e100: those that go on growing have none."""
+    change, before = third - second, (second - first).abs()
+    settled = (change.abs() <= 1e-9 * second.abs().clamp(min=1.0)) | (change.abs() <= before / 2)
+    return torch.where(settled | (change * third <= 0.0), third, math.inf * change.sign())
+
+
+def _limit_of_overflowing(losses: list[float]) -> tuple[float, float]:
+    """Return the limit, and the radius where the loss overflowed if it should not have, else 0."""
+    radii = RADII.tolist()
+    end = [math.isfinite(value) for value in losses].index(False)
+    ratios = [loss / radius**2 for loss, radius in zip(losses[:end], radii, strict=False)]
+    if end < 3:
+        return math.inf, 0.0
+    rises = ratios[-1] - ratios[-2]
+    if losses[end] == math.inf and rises > 1e-3 * abs(ratios[-2]):
+        return math.inf, 0.0
+    if losses[end] == -math.inf and rises < -1e-3 * abs(ratios[-2]):
+        return -math.inf, 0.0
+    sizes = [max(abs(loss), 1e-300) for loss in losses[end - 2 : end]]
+    exponent = math.log(sizes[1] / sizes[0]) / math.log(radii[end - 1] / radii[end - 2])
+    return (0.0 if exponent < SUBQUADRATIC else ratios[-1]), radii[end]

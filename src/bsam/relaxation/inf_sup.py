@@ -1,0 +1,127 @@
+r"""The relaxed loss as a convex problem in the paraboloids that lie above the loss.
+
+    -f**(mu) = inf over (a, k) of
+               sup_theta [ l - <a, theta> - k |theta|^2 ] + <a, m> + k (|m|^2 + P v)
+
+The function of (a, k) is convex, a supremum of linear ones; k may have either sign. It is minimized
+by the ellipsoid method, which needs only that: each step cuts the ellipsoid that holds the minimum
+through its centre. The smallest value seen is an upper bound, and what the cuts leave open is a
+lower bound, with no use of the linear programs of :mod:`bsam.relaxation.moments`.
+
+References:
+    Moellenhoff and Khan, ICLR 2023, section 3: f**(mu) = sup_lam <lam, mu> - f*(lam). Ellipsoid
+    method: Groetschel, Lovasz and Schrijver, "Geometric Algorithms and Combinatorial Optimization",
+    1988, chapter 3.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from bsam.relaxation import search
+from bsam.relaxation.arguments import Problem
+from bsam.relaxation.growth import growth
+from bsam.relaxation.results import Value
+
+TOLERANCE = 1e-7
+MAX_STEPS = 4000
+DIRECTIONS = 720
+
+
+def minimize_over_paraboloids(problem: Problem) -> Value:
+    """Return -f** with a lower and an upper bound, for P of 1 or 2."""
+    directions = _directions(problem)
+    limits = growth(problem, directions, warn=True)
+    if (limits == math.inf).any():
+        return Value(math.inf, method="grows faster than a square: no paraboloid lies above")
+    bound = _Bound(problem, search.Cover.of(problem), directions, limits)
+    ellipsoid = bound.ellipsoid()
+    lower, upper = -math.inf, math.inf
+    for _ in range(MAX_STEPS):
+        value, cut = bound.at(ellipsoid.centre)
+        width = ellipsoid.width(cut)
+        if math.isfinite(value):
+            upper, lower = min(upper, value), max(lower, value - width)
+            if upper - lower <= TOLERANCE * max(1.0, abs(upper)):
+                break
+        ellipsoid.cut(cut, depth=(value - upper) / width if math.isfinite(value) else 0.0)
+    lower = min(lower, upper)
+    middle = (upper + lower) / 2
+    return Value(middle, lower=lower, upper=upper, method="ellipsoid method over paraboloids")
+
+
+class _Bound:
+    """The convex function of (a, k): the height at the moments of the paraboloid above the loss."""
+
+    def __init__(
+        self, problem: Problem, cover: search.Cover, directions: Tensor, limits: Tensor
+    ) -> None:
+        self.problem, self.cover = problem, cover
+        self.directions, self.limits = directions, limits
+        self.statistics = [torch.cat([g, problem.squares(g)], -1) for g in cover.grids]
+        self.moments = torch.cat([torch.zeros_like(problem.mean), problem.second_moments])
+
+    def at(self, paraboloid: Tensor) -> tuple[float, Tensor]:
+        """Return the value and a subgradient; infinity and a separating direction outside."""
+        count = self.problem.num_parameters
+        outgrown = self.limits - self.problem.squares(self.directions) @ paraboloid[count:]
+        worst = int(outgrown.argmax())
+        if outgrown[worst] > 0.0:
+            slope = self.problem.squares(self.directions[worst])
+            return math.inf, torch.cat([torch.zeros(count, dtype=torch.float64), -slope])
+        x, height = self._highest(paraboloid)
+        statistics = torch.cat([x, self.problem.squares(x)])
+        return float(height + paraboloid @ self.moments), self.moments - statistics
+
+    def ellipsoid(self) -> "_Ellipsoid":
+        """Return a ball that holds the minimum: the loss around the mean bounds (a, k)."""
+        count = self.problem.num_parameters
+        steps = torch.tensor([1.0, -1.0, 2.0, -2.0], dtype=torch.float64)
+        axes = (math.sqrt(count) * torch.eye(count, dtype=torch.float64))[:, None]
+        around = (axes * steps[:, None]).flatten(0, 1)
+        losses = self.problem.at(torch.cat([around, torch.zeros(1, count, dtype=torch.float64)]))
+        finite = self.limits[self.limits > -math.inf]
+        steepest = float(finite.max()) if len(finite) else 0.0
+        start = torch.cat([torch.zeros(count), torch.full_like(self.problem.second_moments, 1.0)])
+        start[count:] = max(steepest, 0.0) + 1.0
+        value, _ = self.at(start)
+        spread = max(value - float(losses.min()), 1.0) + abs(steepest)
+        return _Ellipsoid(start, 10.0 * (1 + count) * spread)
+
+    def _highest(self, paraboloid: Tensor) -> tuple[Tensor, Tensor]:
+        count = self.problem.num_parameters
+
+        def below(x: Tensor, losses: Tensor) -> Tensor:
+            return losses - x @ paraboloid[:count] - self.problem.squares(x) @ paraboloid[count:]
+
+        point = self.cover.highest(below, self.problem, keep=8)[0]
+        return point, below(point[None], self.problem.at(point[None]))[0]
+
+
+class _Ellipsoid:
+    """The points z with (z - centre)^T shape^-1 (z - centre) <= 1."""
+
+    def __init__(self, centre: Tensor, radius: float) -> None:
+        self.centre = centre
+        self.shape = radius**2 * torch.eye(len(centre), dtype=torch.float64)
+
+    def width(self, cut: Tensor) -> float:
+        """Return how much a linear function with this slope falls from centre to edge."""
+        return math.sqrt(max(float(cut @ self.shape @ cut), 0.0))
+
+    def cut(self, cut: Tensor, depth: float) -> None:
+        """Keep the smallest ellipsoid around where <cut, z - centre> <= -depth * width."""
+        n = len(self.centre)
+        step = self.shape @ cut / self.width(cut)
+        self.centre = self.centre - (1 + n * depth) / (n + 1) * step
+        shrink = 2 * (1 + n * depth) / ((n + 1) * (1 + depth))
+        grow = n * n / (n * n - 1) * (1 - depth * depth)
+        self.shape = grow * (self.shape - shrink * torch.outer(step, step))
+        self.shape = (self.shape + self.shape.T) / 2
+
+
+def _directions(problem: Problem) -> Tensor:
+    if problem.num_parameters == 1:
+        return torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    return search.circle(DIRECTIONS)
