@@ -55,6 +55,26 @@ LAYERS = [
     "metrics.regression",
     "metrics.__init__",
     "__init__",
+    "relaxation.results",
+    "relaxation.arguments",
+    "relaxation.growth",
+    "relaxation.search",
+    "relaxation.ascent",
+    "relaxation.expectation",
+    "relaxation.supremum",
+    "relaxation.transform",
+    "relaxation.inf_sup",
+    "relaxation.atoms",
+    "relaxation.moments",
+    "relaxation.quadratics",
+    "relaxation.certified",
+    "relaxation.relaxed",
+    "relaxation.bayes",
+    "relaxation.radius",
+    "relaxation.networks",
+    "relaxation.__init__",
+    "relaxation.expressions",
+    "relaxation.named",
     "experiments.__init__",
     "experiments.data",
     "experiments.shifts",
@@ -84,11 +104,20 @@ LAYERS = [
     "experiments.report.sections",
     "experiments.report.page",
     "experiments.report.__init__",
+    "experiments.illustration.ranges",
+    "experiments.illustration.lookup",
+    "experiments.illustration.curves",
+    "experiments.illustration.numbers",
+    "experiments.illustration.words",
+    "experiments.illustration.drawing",
+    "experiments.illustration.page",
+    "experiments.illustration.illustrate",
+    "experiments.illustration.__init__",
     "cli",
     "__main__",
 ]
 CORE = LAYERS[: LAYERS.index("__init__") + 1]
-EXTRAS = {"PIL", "datasets", "jinja2", "numpy", "rich", "scipy", "sklearn"}
+EXTRAS = {"PIL", "datasets", "jinja2", "matplotlib", "numpy", "rich", "scipy", "sklearn"}
 
 
 def imports(tree):
@@ -177,6 +206,7 @@ def test_public_names_are_documented(name, node):
     assert ast.get_docstring(node), name
 
 
+RELAXATION = bsam.relaxation.__all__
 USER_FACING = [
     bsam.BSAM,
     bsam.SAM,
@@ -197,6 +227,7 @@ USER_FACING = [
     bsam.predict,
     bsam.normalization.refresh_statistics,
     *(getattr(bsam.metrics, name) for name in bsam.metrics.__all__),
+    *(getattr(bsam.relaxation, name) for name in RELAXATION if name[0].islower()),
 ]
 
 
@@ -217,7 +248,7 @@ def test_classes_and_metrics_have_an_example_and_a_source():
     for thing in (bsam.BSAM, bsam.SAM, bsam.GaussianPosterior, bsam.predict):
         assert "References:" in inspect.getdoc(thing)
     for thing in USER_FACING:
-        if inspect.isclass(thing) or thing.__module__.startswith("bsam.metrics"):
+        if inspect.isclass(thing) or thing.__module__.startswith(("bsam.metrics", "bsam.relax")):
             assert ">>> " in inspect.getdoc(thing), thing
 
 

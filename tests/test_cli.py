@@ -34,6 +34,7 @@ def test_help_teaches(capsys):
         ("train", ("--method", "--seed", "last checkpoint")),
         ("evaluate", ("such as runs/digits/bSAM/seed-0", "--device")),
         ("report", ("hold some at any depth", "--output")),
+        ("relax", ("bsam relax --loss", "--mean", "--sd", "logistic, absolute", "page.html")),
     ):
         status, out, _ = run(capsys, command, "--help")
         assert status == 0
@@ -64,6 +65,13 @@ def test_version(capsys):
         ),
         (["evaluate", "nowhere"], "nowhere: holds no finished run; make one with `bsam train`"),
         (["report", "nowhere"], "nowhere: holds no finished run"),
+        (
+            ["relax", "--loss", "logistc"],
+            "--loss=logistc: is no known name; did you mean logistic?",
+        ),
+        (["relax", "--loss", "theta^2"], "write **, as in theta**2"),
+        (["relax", "--sd", "-1"], "--sd=-1.0: must be greater than 0"),
+        (["relax", "--mean", "nan"], "--mean=nan: must be at least"),
     ],
 )
 def test_wrong_usage(capsys, arguments, words):
@@ -109,6 +117,23 @@ def test_train_evaluate_and_report_do_the_parts(capsys, tmp_path):
     assert status == 0
     assert json.loads((page / "results.json").read_text())["rows"] == first
     assert (page / "report.html").exists()
+
+
+def test_relax_prints_and_writes(capsys, tmp_path):
+    folder = tmp_path / "new"
+    command = ["relax", "--loss=-abs(theta) + log(1 + exp(theta))", "--mean", "-.5"]
+    status, out, err = run(capsys, *command, "--output", str(folder))
+    assert (status, err) == (0, "")
+    for words in ("expected loss E_q[l]", "relaxed loss -f**", "mean -0.5, standard deviation 0.7"):
+        assert words in out
+    assert out.splitlines()[-1].startswith(f"written: {folder / 'numbers.json'}, ")
+    assert sorted(os.listdir(folder)) == ["figure.png", "numbers.json", "page.html"]
+    content = json.loads((folder / "numbers.json").read_text())
+    assert content["arguments"]["expression"] == "-abs(theta) + log(1 + exp(theta))"
+    assert f"{content['relaxed_loss']['value']:.6f}" in out
+    status, _, err = run(capsys, "relax", "--output", str(folder / "page.html" / "in"))
+    assert status == 2
+    assert "page.html" in err
 
 
 def test_a_place_that_cannot_be_written_is_found_before_training(capsys, tmp_path):

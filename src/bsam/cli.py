@@ -1,4 +1,4 @@
-"""The command line: ``bsam compare``, ``train``, ``evaluate``, ``report``."""
+"""The command line: ``bsam compare``, ``train``, ``evaluate``, ``report``, ``relax``."""
 
 import importlib.util
 import io
@@ -36,10 +36,14 @@ The parts of it:
   bsam evaluate RUN     predict anew from what the folder holds
   bsam report RUNS...   tables and page from finished runs
 
+Why it works:
+
+  bsam relax            why SAM is Bayes, for a loss of one parameter: numbers and a web page
+
 In your own script: bsam.BSAM and bsam.SAM are optimizers in the habit of torch.optim.
 """
 
-_NEEDS = ("tyro", "rich", "sklearn", "scipy", "jinja2")
+_NEEDS = ("tyro", "rich", "sklearn", "scipy", "jinja2", "matplotlib")
 
 # tyro reads annotations from here; its own markers must not be imported before they are needed.
 DataName = Literal["digits"]
@@ -240,6 +244,40 @@ class Report:
         return 0
 
 
+@dataclass
+class Relax:
+    """Show why SAM is Bayes: what the relaxation makes of a loss of one parameter.
+
+    Prints expected, relaxed and largest loss around a Gaussian; writes numbers.json, figure.png and
+    page.html, a web page with sliders. For example:
+
+    bsam relax --loss "log(1+exp(-theta)) + 0.1*theta**2" --mean .5 --sd .7
+    """
+
+    loss: str = "logistic"
+    """logistic, absolute, quadratic, double-well, waves, bump, hinge, huber, ramp, student, dome,
+    quartic; or an expression in theta"""
+
+    mean: float = 0.5
+    """of the Gaussian"""
+
+    sd: float = 0.7
+    """standard deviation of the Gaussian"""
+
+    output: Path = Path("relaxation")
+    """folder for numbers.json, figure.png and page.html"""
+
+    def run(self) -> int:
+        """Compute, print, write, and return the exit status."""
+        from bsam.experiments import illustration
+
+        printed = illustration.illustrate(self.loss, self.mean, self.sd, self.output)
+        print(*printed, "", sep="\n")
+        names = ("numbers.json", "figure.png", "page.html")
+        print(f"written: {', '.join(str(self.output / name) for name in names)}")
+        return 0
+
+
 def _present(finished: Sequence[Any], root: Path) -> None:
     """Print the tables of finished runs and write results and page."""
     from rich.console import Console
@@ -285,6 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": _positional(Train, "data"),
         "evaluate": _positional(Evaluate, "run_folder"),
         "report": _positional(Report, "folders"),
+        "relax": Relax,
     }
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog="bsam", description=_DESCRIPTION, args=arguments or ["--help"]

@@ -15,15 +15,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy import optimize
 from torch import Tensor
 
-from bsam import options
+from bsam import gaussian, options
 from bsam.relaxation.arguments import Problem, checked_mean
 from bsam.relaxation.ascent import ascend
 from bsam.relaxation.bayes import minimize_over_mean
 from bsam.relaxation.supremum import max_loss
 
 STARTS = 12
+COARSE = 15
+"""Iterations of the ascents that look where the maxima are."""
+FINE = 4
+"""How many of them are continued to the end, at most, inside the ball and on its surface."""
 FLAT = 1e-12
 
 
@@ -114,14 +119,18 @@ class SamIsBayes:
         decay: d', the factor of |m|^2 / 2 beside the sum of losses.
         prior_precision: d with d' = 1 / (v + 1/d); infinite or negative if v d' >= 1, where
             there is no such prior.
-        stationarity: |grad l(m + eps) + d' m| / |d' m|: is m a minimum of SAM at all?
+        stationarity: |grad l(m + eps) + d' m| / |d' m|: is m a minimum of SAM at all? Where
+            maximizers are tied the smallest over averages of their gradients.
         alignment: |eps + rho m / |m|| / rho: at a minimum eps points towards the origin.
         curvature: v times the largest eigenvalue of the loss' Hessian at m + eps: below 1, eps is a
             local maximizer of the loss less its penalty too.
         ties: how many maximizers in the ball have the same loss, up to a relative 1e-6.
         excess: how much higher the penalized loss is at another eps; inf if it is unbounded.
         distance: |m' - m| / |m| for the minimum m' of relaxed Bayes that a descent from m reaches
-            at the same v; nan if there is no such prior.
+            at the same v; nan if there is no such prior, or no minimum since the penalized loss is
+            unbounded.
+        bayes_stationarity: the same as stationarity for m' and the maximizers of the penalized
+            loss there: has that descent arrived? nan where distance is.
     """
 
     rho: float
@@ -134,6 +143,7 @@ class SamIsBayes:
     ties: int
     excess: float
     distance: float
+    bayes_stationarity: float = math.nan
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -190,23 +200,25 @@ def sam_is_bayes(
     options.real("weight_decay", weight_decay, above=0.0, advice="theorem 1 needs a prior")
     summed, mean = _summed(loss, num_data), checked_mean(mean)
     Problem.of(summed, mean, 1.0)
-    decay = float(weight_decay) * (1.0 if num_data is None else float(num_data))
+    # d' = N delta is the precision of a prior, or d' itself where the loss is the sum.
+    decay = gaussian.prior_precision(1.0 if num_data is None else float(num_data), float(weight_decay))
     eps, ties = ball_maximizers(summed, mean, rho)
-    slope = gradient(summed, mean + eps[0])
-    variance = _variance_of(rho, slope)
+    variance = _variance_of(rho, gradient(summed, mean + eps[0]))
     inverse = 1.0 / decay - variance
     prior_precision = math.inf if inverse == 0.0 else 1.0 / inverse
+    distance, arrived = _distance(summed, mean, variance, prior_precision)
     return SamIsBayes(
         rho=float(rho),
         variance=variance,
         decay=decay,
         prior_precision=prior_precision,
-        stationarity=_relative(slope + decay * mean, decay * mean),
+        stationarity=_stationarity(summed, mean, decay, eps[_tied(summed, mean, eps, rho)]),
         alignment=float((eps[0] + rho * mean / mean.norm().clamp(min=1e-300)).norm()) / rho,
         curvature=variance * _largest_eigenvalue(summed, mean + eps[0]),
         ties=ties,
         excess=_excess(summed, mean, variance, eps[0]),
-        distance=_distance(summed, mean, variance, prior_precision),
+        distance=distance,
+        bayes_stationarity=arrived,
     )
 
 
@@ -215,30 +227,60 @@ def ball_maximizers(loss: Any, mean: Tensor, rho: float) -> tuple[Tensor, int]:
 
     Ascents from several starts, on the sphere and inside; in one dimension the two ends are tried.
     """
-    count = len(mean)
-    draws = torch.randn(
-        STARTS, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(STARTS, len(mean), generator=generator, dtype=torch.float64)
     slope = gradient(loss, mean)
     starts = torch.cat([slope[None], draws]) if float(slope.norm()) > 0.0 else draws
-    starts = torch.cat([starts, -starts[:1]])
-
-    def on_sphere(z: Tensor) -> Tensor:
-        return loss(mean + rho * z / z.norm(dim=-1, keepdim=True)).to(torch.float64)
-
-    def inside(z: Tensor) -> Tensor:
-        return loss(mean + _into_ball(z, rho)).to(torch.float64)
-
-    outer = starts / starts.norm(dim=1, keepdim=True)
-    if count > 1:
-        outer, _ = ascend(on_sphere, outer)
-    inner, _ = ascend(inside, starts / starts.norm(dim=1, keepdim=True) / 2)
-    eps = torch.cat([rho * outer / outer.norm(dim=1, keepdim=True), _into_ball(inner, rho)])
+    starts = _unit(torch.cat([starts, -starts[:1]]))
+    eps = torch.stack([rho * starts[0], -rho * starts[0]])
+    if len(mean) > 1:
+        eps = torch.cat([eps, _climbed(loss, mean, rho, _onto_sphere, starts)])
+    surface = float(loss(mean + eps).detach().max())
+    eps = torch.cat([eps, _climbed(loss, mean, rho, _into_ball, starts / 2, surface)])
     values = loss(mean + eps).detach().to(torch.float64)
+    eps = eps[values.argsort(descending=True, stable=True)]
+    return eps, len(_tied(loss, mean, eps, rho))
+
+
+def _tied(loss: Any, mean: Tensor, eps: Tensor, rho: float) -> list[int]:
+    """Return which eps, sorted best first, share the highest loss and lie apart."""
+    values = loss(mean + eps).detach().to(torch.float64)
+    count = int((values >= values[0] - 1e-6 * values[0].abs().clamp(min=1e-6)).sum())
+    return _apart(eps[:count], 0.05 * rho)
+
+
+def _stationarity(loss: Any, mean: Tensor, decay: float, eps: Tensor) -> float:
+    """Return how far -d' m is from the nearest average of the gradients at these eps."""
+    slopes = torch.stack([gradient(loss, mean + each) for each in eps])
+    scale = 1e4 * float(slopes.norm())  # of the equation that the shares add up to 1
+    sides = torch.cat([slopes.T, torch.full((1, len(eps)), scale, dtype=torch.float64)])
+    target = torch.cat([-decay * mean, torch.tensor([scale], dtype=torch.float64)])
+    shares = torch.from_numpy(optimize.nnls(sides.numpy(), target.numpy())[0])
+    return _relative(shares / shares.sum() @ slopes + decay * mean, decay * mean)
+
+
+def _climbed(
+    loss: Any, mean: Tensor, rho: float, place: Any, points: Tensor, surface: float = math.inf
+) -> Tensor:
+    """Climb a little from all points, then to the end from the highest that lie apart.
+
+    Inside the ball those are left out that are on their way to its surface, which takes for ever.
+    """
+
+    def objective(z: Tensor) -> Tensor:
+        return loss(mean + place(z, rho)).to(torch.float64)
+
+    points, values = ascend(objective, points, COARSE)
+    eps = place(points, rho)
+    if surface < math.inf:
+        within = (values > surface) | (eps.norm(dim=1) < 0.9 * rho)
+        points, values, eps = points[within], values[within], eps[within]
     order = values.argsort(descending=True, stable=True)
-    eps, values = eps[order], values[order]
-    tied = eps[values >= values[0] - 1e-6 * values[0].abs().clamp(min=1e-6)]
-    return eps, _number_apart(tied, 0.05 * rho)
+    kept = order[_apart(eps[order], 0.3 * rho)[:FINE]]
+    if not len(kept):
+        return eps
+    points, _ = ascend(objective, points[kept])
+    return place(points, rho)
 
 
 def gradient(loss: Any, theta: Tensor) -> Tensor:
@@ -250,6 +292,14 @@ def gradient(loss: Any, theta: Tensor) -> Tensor:
 
 def _into_ball(z: Tensor, rho: float) -> Tensor:
     return rho * z / (1.0 + z.square().sum(-1, keepdim=True)).sqrt()
+
+
+def _onto_sphere(z: Tensor, rho: float) -> Tensor:
+    return rho * _unit(z)
+
+
+def _unit(z: Tensor) -> Tensor:
+    return z / z.norm(dim=-1, keepdim=True)
 
 
 def _summed(loss: Any, num_data: float | None) -> Any:
@@ -280,12 +330,13 @@ def _relative(residual: Tensor, scale: Tensor) -> float:
     return float(residual.norm() / scale.norm().clamp(min=1e-300))
 
 
-def _number_apart(points: Tensor, reach: float) -> int:
-    kept: list[Tensor] = []
-    for point in points:
-        if all(float((point - other).norm()) > reach for other in kept):
-            kept.append(point)
-    return len(kept)
+def _apart(points: Tensor, reach: float) -> list[int]:
+    """Return the numbers of points none of which is near an earlier one."""
+    kept: list[int] = []
+    for number, point in enumerate(points):
+        if all(float((point - points[other]).norm()) > reach for other in kept):
+            kept.append(number)
+    return kept
 
 
 def _largest_eigenvalue(loss: Any, theta: Tensor, rounds: int = 100) -> float:
@@ -321,8 +372,15 @@ def _excess(loss: Any, mean: Tensor, variance: float, eps: Tensor) -> float:
     return max(float(found) - here, 0.0) / max(1.0, abs(here))
 
 
-def _distance(loss: Any, mean: Tensor, variance: float, prior_precision: float) -> float:
+def _distance(
+    loss: Any, mean: Tensor, variance: float, prior_precision: float
+) -> tuple[float, float]:
+    """Return how far the minimum of relaxed Bayes is, and how well it is stationary."""
     if not 0.0 < prior_precision < math.inf:
-        return math.nan
+        return math.nan, math.nan
     found = minimize_over_mean(loss, mean, variance, prior_precision=prior_precision)
-    return _relative(found.mean - mean, mean)
+    if math.isinf(found.value) or not len(found.maximizers):
+        return math.nan, math.nan
+    decay = 1.0 / (variance + 1.0 / prior_precision)
+    arrived = _stationarity(loss, found.mean, decay, found.maximizers - found.mean)
+    return _relative(found.mean - mean, mean), arrived
