@@ -201,7 +201,9 @@ def sam_is_bayes(
     summed, mean = _summed(loss, num_data), checked_mean(mean)
     Problem.of(summed, mean, 1.0)
     # d' = N delta is the precision of a prior, or d' itself where the loss is the sum.
-    decay = gaussian.prior_precision(1.0 if num_data is None else float(num_data), float(weight_decay))
+    decay = gaussian.prior_precision(
+        1.0 if num_data is None else float(num_data), float(weight_decay)
+    )
     eps, ties = ball_maximizers(summed, mean, rho)
     variance = _variance_of(rho, gradient(summed, mean + eps[0]))
     inverse = 1.0 / decay - variance
