@@ -29,6 +29,7 @@ COARSE = 15
 """Iterations of the ascents that look where the maxima are."""
 FINE = 4
 """How many of them are continued to the end, at most, inside the ball and on its surface."""
+FAR_ROUNDS = 60
 FLAT = 1e-12
 
 
@@ -106,7 +107,7 @@ def sam_variance(loss: Any, mean: Any, rho: float, *, num_data: float | None = N
     summed, mean = _summed(loss, num_data), checked_mean(mean)
     Problem.of(summed, mean, 1.0)
     eps, _ = ball_maximizers(summed, mean, rho)
-    return _variance_of(rho, gradient(summed, mean + eps[0]))
+    return _variance_of(rho, eps[0], gradient(summed, mean + eps[0]))
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ class SamIsBayes:
         curvature: v times the largest eigenvalue of the loss' Hessian at m + eps: below 1, eps is a
             local maximizer of the loss less its penalty too.
         ties: how many maximizers in the ball have the same loss, up to a relative 1e-6.
-        excess: how much higher the penalized loss is at another eps; inf if it is unbounded.
+        excess: how much higher the penalized loss is at another eps, relatively; inf if it is
+            unbounded. Above two parameters 0 means that none was found, from near and far.
         distance: |m' - m| / |m| for the minimum m' of relaxed Bayes that a descent from m reaches
             at the same v; nan if there is no such prior, or no minimum since the penalized loss is
             unbounded.
@@ -205,7 +207,7 @@ def sam_is_bayes(
         1.0 if num_data is None else float(num_data), float(weight_decay)
     )
     eps, ties = ball_maximizers(summed, mean, rho)
-    variance = _variance_of(rho, gradient(summed, mean + eps[0]))
+    variance = _variance_of(rho, eps[0], gradient(summed, mean + eps[0]))
     inverse = 1.0 / decay - variance
     prior_precision = math.inf if inverse == 0.0 else 1.0 / inverse
     distance, arrived = _distance(summed, mean, variance, prior_precision)
@@ -318,9 +320,9 @@ def _require_number(problem: Problem, variance: Any) -> None:
         )
 
 
-def _variance_of(rho: float, slope: Tensor) -> float:
+def _variance_of(rho: float, eps: Tensor, slope: Tensor) -> float:
     length = float(slope.norm())
-    if not length > FLAT:
+    if not length > FLAT or float(eps.norm()) < rho * (1.0 - 1e-6):
         raise ValueError(
             f"rho={rho!r}: the loss is largest inside this ball, where its gradient is zero, "
             "and no variance goes with it; try a smaller one."
@@ -370,8 +372,30 @@ def _power(loss: Any, theta: Tensor, shift: float, rounds: int) -> float:
 
 def _excess(loss: Any, mean: Tensor, variance: float, eps: Tensor) -> float:
     here = float(loss((mean + eps)[None]).detach()[0]) - float(eps.square().sum()) / (2 * variance)
-    found = max_loss(loss, mean, variance)
-    return max(float(found) - here, 0.0) / max(1.0, abs(here))
+    highest = float(max_loss(loss, mean, variance))
+    if len(mean) > 2 and highest < math.inf:
+        highest = max(highest, _highest_far_out(loss, mean, variance, float(eps.norm())))
+    return max(highest - here, 0.0) / max(1.0, abs(here))
+
+
+def _highest_far_out(loss: Any, mean: Tensor, variance: float, rho: float) -> float:
+    """Return the highest penalized loss that climbs from 3 to 100 rho away reach.
+
+    All at once: half way to v grad l(m + eps), again and again.
+    """
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(STARTS, len(mean), generator=generator, dtype=torch.float64)
+    directions = _unit(torch.cat([mean[None], -mean[None], draws, -draws]))
+    eps = torch.cat([far * rho * directions for far in (3.0, 10.0, 30.0, 100.0)])
+    highest = -math.inf
+    for _ in range(FAR_ROUNDS):
+        theta = (mean + eps).requires_grad_(True)
+        losses = loss(theta)
+        (slopes,) = torch.autograd.grad(losses.sum(), theta)
+        penalized = losses.detach().to(torch.float64) - eps.square().sum(-1) / (2 * variance)
+        highest = max(highest, float(penalized.nan_to_num(nan=-math.inf).max()))
+        eps = (eps + variance * slopes.to(torch.float64)) / 2
+    return highest
 
 
 def _distance(
