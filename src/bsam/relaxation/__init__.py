@@ -39,10 +39,11 @@ from bsam.relaxation.bayes import (
 from bsam.relaxation.certified import Lipschitz, LogisticRegression, Quadratic
 from bsam.relaxation.expectation import expected_loss
 from bsam.relaxation.networks import loss_of
-from bsam.relaxation.radius import SamIsBayes, sam_is_bayes, sam_radius, sam_variance
+from bsam.relaxation.radius import sam_radius, sam_variance
 from bsam.relaxation.relaxed import biconjugate, relaxed_loss, worst_case_distribution
 from bsam.relaxation.results import Maximum, Paraboloid, Value, WorstCase
 from bsam.relaxation.supremum import conjugate, max_loss
+from bsam.relaxation.theorem import SamIsBayes, sam_is_bayes
 
 __all__ = [
     "expected_loss",

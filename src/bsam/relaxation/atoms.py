@@ -4,7 +4,7 @@ Any distribution with the moments of the Gaussian has an expected loss of at mos
 their weights are free parameters; centring and scaling gives them the moments exactly, whatever
 they are; the expected loss climbs with autograd. One start is a sample of the Gaussian itself, so
 that what is found is no less than a sample's expected loss; others are pairs of atoms on either
-side of the mean, along the gradient and where the loss curves up.
+side of the mean, along the gradient and at the corners where both have a large loss.
 """
 
 import math
@@ -20,6 +20,9 @@ from bsam.relaxation.results import Value, WorstCase
 DRAWS = 16
 ITERATIONS = 150
 SIDE_BY_SIDE = 4
+CORNERS = 4
+LOGITS = 10.0
+"""Bound of the logits of weights: atoms of tiny weight lie so far that rounding moves the mean."""
 
 
 def worst_atoms(problem: Problem, seed: int = 0, iterations: int = ITERATIONS) -> WorstCase:
@@ -61,7 +64,7 @@ def _climb(
     shape = atoms.shape
 
     def split(flat: Tensor) -> tuple[Tensor, Tensor]:
-        weights = torch.softmax(flat[: len(logits)], 0)
+        weights = torch.softmax(LOGITS * torch.tanh(flat[: len(logits)] / LOGITS), 0)
         return normalized(problem, flat[len(logits) :].reshape(shape), weights), weights
 
     def expected(flat: Tensor) -> Tensor:
@@ -77,18 +80,17 @@ def _climb(
 
 
 def _starts(problem: Problem, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """Return atoms and logits: a sample, and pairs along the gradient, curvature and at random."""
+    """Return atoms and logits: a sample, pairs along the gradient and at random, and corners."""
     count = problem.num_parameters
     sample = torch.randn(DRAWS, count, generator=generator, dtype=torch.float64)
-    starts = [(torch.cat([sample, -sample]), torch.zeros(2 * DRAWS, dtype=torch.float64))]
-    directions = [_gradient(problem), _curved(problem, generator), sample[0]]
-    for direction in directions:
+    near = 0.3 * sample[: 2 * SIDE_BY_SIDE]
+    corners = torch.stack([_corner(problem, row) for row in sample[:CORNERS]])
+    sets = [torch.cat([sample, -sample]), torch.cat([corners, -corners]) + near[: 2 * CORNERS]]
+    for direction in (_gradient(problem), corners[0], sample[0]):
         if float(direction.norm()) > 0.0:
             unit = direction / direction.norm() * math.sqrt(count)
-            near = 0.3 * sample[: 2 * SIDE_BY_SIDE]
-            atoms = torch.cat([unit + near[:SIDE_BY_SIDE], -unit + near[SIDE_BY_SIDE:]])
-            starts.append((atoms, torch.zeros(2 * SIDE_BY_SIDE, dtype=torch.float64)))
-    return starts
+            sets.append(torch.cat([unit + near[:SIDE_BY_SIDE], -unit + near[SIDE_BY_SIDE:]]))
+    return [(atoms, torch.zeros(len(atoms), dtype=torch.float64)) for atoms in sets]
 
 
 def _gradient(problem: Problem) -> Tensor:
@@ -99,20 +101,26 @@ def _gradient(problem: Problem) -> Tensor:
     return torch.autograd.grad(value, x)[0][0]
 
 
-def _curved(problem: Problem, generator: torch.Generator, rounds: int = 10) -> Tensor:
-    """Return a direction of large curvature, by the power method on differences of losses."""
-    direction = torch.randn(problem.num_parameters, generator=generator, dtype=torch.float64)
+def _corner(problem: Problem, start: Tensor, rounds: int = 30) -> Tensor:
+    """Climb in l(m + sd u) + l(m - sd u) from one u with the moments to that along its gradient.
+
+    In the diagonal family these are the corners, vectors of signs; in the isotropic one all of
+    length sqrt(P), and the climb is a power method for the direction of largest curvature.
+    """
+    best, kept = -math.inf, start
+    u = start.sign() if not problem.isotropic else start / start.norm() * len(start) ** 0.5
     for _ in range(rounds):
-        unit = direction / direction.norm().clamp(min=1e-300)
-        x = torch.stack([unit, -unit]).requires_grad_(True)
+        x = torch.stack([u, -u]).requires_grad_(True)
         value = problem.loss(problem.theta(x)).to(torch.float64).sum()
-        if not value.requires_grad:
-            return unit
+        if not value.requires_grad or not value.item() > best:
+            break
+        best, kept = value.item(), u
         slopes = torch.autograd.grad(value, x)[0]
-        direction = slopes[0] - slopes[1]
-        if not float(direction.norm()) > 0.0:
-            return unit
-    return direction / direction.norm()
+        pull = slopes[0] - slopes[1]
+        if not float(pull.norm()) > 0.0:
+            break
+        u = pull.sign() if not problem.isotropic else pull / pull.norm() * len(pull) ** 0.5
+    return kept
 
 
 def _is_outgrown(problem: Problem, atoms: Tensor) -> bool:

@@ -75,6 +75,9 @@ def expected_loss(
 
 def _by_quadrature(problem: Problem, tolerance: float) -> Value:
     """Integrate in standard x, piece by piece; the tails where the density is zero count zero."""
+    infinite = sum(_divergence(problem, side) for side in (1.0, -1.0))
+    if infinite != 0.0:
+        return _estimate(infinite, 0.0, "grows faster than the density falls")
     value = error = 0.0
     share = min(tolerance, 1e-8) / len(BREAKS)
     for start, end in pairwise(BREAKS):
@@ -89,6 +92,18 @@ def _by_quadrature(problem: Problem, tolerance: float) -> Value:
         )
         value, error = value + piece, error + piece_error
     return _estimate(value, error, "adaptive quadrature")
+
+
+def _divergence(problem: Problem, side: float) -> float:
+    """Return the infinite expectation of a loss that overflows while its product with q rises."""
+    x = torch.arange(1.0, TAIL, dtype=torch.float64)
+    losses = problem.at(side * x[:, None])
+    overflow = losses.isinf().nonzero().flatten().tolist()
+    if not overflow or overflow[0] < 2:
+        return 0.0
+    last = slice(overflow[0] - 2, overflow[0])
+    before, at_end = (losses[last].abs().log() - x[last].square() / 2).tolist()
+    return float(losses[overflow[0]]) if at_end > before else 0.0
 
 
 def _weighted(problem: Problem, x: float) -> float:

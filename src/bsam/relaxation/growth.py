@@ -14,6 +14,8 @@ from bsam.relaxation.arguments import Problem, warn_of_overflow
 
 EXPONENTS = torch.tensor([*range(-2, 13), 25, 50, 100], dtype=torch.float64)
 RADII = 10.0**EXPONENTS
+BEYOND = 1e20
+"""No search goes so far: an overflow there, as of losses in float32, changes nothing."""
 SUBQUADRATIC = 1.9
 """A loss that overflows far out, and grows with a smaller exponent before, has limit 0."""
 
@@ -26,9 +28,9 @@ def growth(problem: Problem, directions: Tensor, *, warn: bool = False) -> Tenso
     points = (RADII[:, None, None] * directions).flatten(0, 1)
     losses = problem.at(points).reshape(len(RADII), -1)
     limits = _limits_of_finite(*(losses / RADII.square()[:, None])[-3:])
-    for index in (~losses.isfinite()).any(0).nonzero().flatten().tolist():
+    for index in (~losses[-3:].isfinite()).any(0).nonzero().flatten().tolist():
         limits[index], overflow = _limit_of_overflowing(losses[:, index].tolist())
-        if overflow and warn:
+        if warn and 0.0 < overflow < BEYOND:
             warn_of_overflow(overflow)
             warn = False
     return limits
@@ -47,7 +49,7 @@ def _limit_of_overflowing(losses: list[float]) -> tuple[float, float]:
     end = [math.isfinite(value) for value in losses].index(False)
     ratios = [loss / radius**2 for loss, radius in zip(losses[:end], radii, strict=False)]
     if end < 3:
-        return math.inf, 0.0
+        return losses[end] if losses[end] == -math.inf else math.inf, 0.0
     rises = ratios[-1] - ratios[-2]
     if losses[end] == math.inf and rises > 1e-3 * abs(ratios[-2]):
         return math.inf, 0.0

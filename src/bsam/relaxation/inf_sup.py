@@ -26,7 +26,11 @@ from bsam.relaxation.results import Value
 
 TOLERANCE = 1e-7
 MAX_STEPS = 4000
+MAX_ROUNDS = 10
 DIRECTIONS = 720
+KEEP = 8
+THOROUGH = 200
+"""Local maxima that are refined at each step, and for the best paraboloid."""
 
 
 def minimize_over_paraboloids(problem: Problem) -> Value:
@@ -36,33 +40,51 @@ def minimize_over_paraboloids(problem: Problem) -> Value:
     if (limits == math.inf).any():
         return Value(math.inf, method="grows faster than a square: no paraboloid lies above")
     bound = _Bound(problem, search.Cover.of(problem), directions, limits)
-    ellipsoid = bound.ellipsoid()
-    lower, upper = -math.inf, math.inf
-    for _ in range(MAX_STEPS):
-        value, cut = bound.at(ellipsoid.centre)
-        width = ellipsoid.width(cut)
-        if math.isfinite(value):
-            upper, lower = min(upper, value), max(lower, value - width)
-            if upper - lower <= TOLERANCE * max(1.0, abs(upper)):
-                break
-        ellipsoid.cut(cut, depth=(value - upper) / width if math.isfinite(value) else 0.0)
+    for _ in range(MAX_ROUNDS):
+        lower, upper, best = _shrink(bound)
+        checked, _ = bound.at(best, keep=THOROUGH)
+        if checked <= upper + TOLERANCE * max(1.0, abs(upper)):
+            break
+    upper = max(checked, upper)
     lower = min(lower, upper)
     middle = (upper + lower) / 2
     return Value(middle, lower=lower, upper=upper, method="ellipsoid method over paraboloids")
 
 
+def _shrink(bound: "_Bound") -> tuple[float, float, Tensor]:
+    """Shrink an ellipsoid around the minimum; return both bounds and the best paraboloid seen."""
+    ellipsoid = bound.ellipsoid()
+    lower, upper, best = -math.inf, math.inf, ellipsoid.centre
+    for _ in range(MAX_STEPS):
+        value, cut = bound.at(ellipsoid.centre)
+        width = ellipsoid.width(cut)
+        if math.isfinite(value):
+            if value < upper:
+                upper, best = value, ellipsoid.centre
+            lower = max(lower, value - width)
+            if upper - lower <= TOLERANCE * max(1.0, abs(upper)):
+                break
+        ellipsoid.cut(cut, depth=(value - upper) / width if math.isfinite(value) else 0.0)
+    return lower, upper, best
+
+
 class _Bound:
-    """The convex function of (a, k): the height at the moments of the paraboloid above the loss."""
+    """The convex function of (a, k): the height at the moments of the paraboloid above the loss.
+
+    It remembers all points that a search found, so that a search which misses the highest one does
+    not make the function smaller than it was seen to be.
+    """
 
     def __init__(
         self, problem: Problem, cover: search.Cover, directions: Tensor, limits: Tensor
     ) -> None:
         self.problem, self.cover = problem, cover
         self.directions, self.limits = directions, limits
-        self.statistics = [torch.cat([g, problem.squares(g)], -1) for g in cover.grids]
         self.moments = torch.cat([torch.zeros_like(problem.mean), problem.second_moments])
+        self.seen = torch.zeros(0, len(self.moments), dtype=torch.float64)
+        self.seen_losses = torch.zeros(0, dtype=torch.float64)
 
-    def at(self, paraboloid: Tensor) -> tuple[float, Tensor]:
+    def at(self, paraboloid: Tensor, keep: int = KEEP) -> tuple[float, Tensor]:
         """Return the value and a subgradient; infinity and a separating direction outside."""
         count = self.problem.num_parameters
         outgrown = self.limits - self.problem.squares(self.directions) @ paraboloid[count:]
@@ -70,9 +92,11 @@ class _Bound:
         if outgrown[worst] > 0.0:
             slope = self.problem.squares(self.directions[worst])
             return math.inf, torch.cat([torch.zeros(count, dtype=torch.float64), -slope])
-        x, height = self._highest(paraboloid)
-        statistics = torch.cat([x, self.problem.squares(x)])
-        return float(height + paraboloid @ self.moments), self.moments - statistics
+        self._search(paraboloid, keep)
+        heights = self.seen_losses - self.seen @ paraboloid
+        highest = int(heights.argmax())
+        value = float(heights[highest] + paraboloid @ self.moments)
+        return value, self.moments - self.seen[highest]
 
     def ellipsoid(self) -> "_Ellipsoid":
         """Return a ball that holds the minimum: the loss around the mean bounds (a, k)."""
@@ -81,6 +105,7 @@ class _Bound:
         axes = (math.sqrt(count) * torch.eye(count, dtype=torch.float64))[:, None]
         around = (axes * steps[:, None]).flatten(0, 1)
         losses = self.problem.at(torch.cat([around, torch.zeros(1, count, dtype=torch.float64)]))
+        losses = losses[losses.isfinite()]  # minus infinity is allowed
         finite = self.limits[self.limits > -math.inf]
         steepest = float(finite.max()) if len(finite) else 0.0
         start = torch.cat([torch.zeros(count), torch.full_like(self.problem.second_moments, 1.0)])
@@ -89,14 +114,17 @@ class _Bound:
         spread = max(value - float(losses.min()), 1.0) + abs(steepest)
         return _Ellipsoid(start, 10.0 * (1 + count) * spread)
 
-    def _highest(self, paraboloid: Tensor) -> tuple[Tensor, Tensor]:
+    def _search(self, paraboloid: Tensor, keep: int) -> None:
+        """Add the points where the loss lies highest above a paraboloid to those seen."""
         count = self.problem.num_parameters
 
-        def below(x: Tensor, losses: Tensor) -> Tensor:
+        def above(x: Tensor, losses: Tensor) -> Tensor:
             return losses - x @ paraboloid[:count] - self.problem.squares(x) @ paraboloid[count:]
 
-        point = self.cover.highest(below, self.problem, keep=8)[0]
-        return point, below(point[None], self.problem.at(point[None]))[0]
+        points = self.cover.highest(above, self.problem, keep=keep)
+        statistics = torch.cat([points, self.problem.squares(points)], -1)
+        self.seen = torch.cat([self.seen, statistics])
+        self.seen_losses = torch.cat([self.seen_losses, self.problem.at(points)])
 
 
 class _Ellipsoid:

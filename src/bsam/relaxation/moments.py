@@ -16,6 +16,9 @@ References:
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
 from scipy.optimize import linprog
@@ -32,11 +35,17 @@ MAX_ROUNDS = 60
 DIRECTIONS = 360
 NEAR = 30.0
 """Distance, in standard deviations, within which worst cases are looked for first."""
+CANDIDATES = (32, 200)
+"""How many local maxima on the cover are refined, at first and in case of doubt."""
+MOST = 2000
 KEEP = 300
+"""Columns that are left where there are more than the most."""
 START = 5
 """One in so many candidates is in the first linear program."""
+SOLVERS = (("highs", 1e-10), ("highs-ipm", 1e-10), ("highs", 1e-8), ("highs-ipm", 1e-8))
+"""Methods of scipy and their tolerances, tried in this order."""
 NEGLIGIBLE = 1e-9
-"""Weights below this are rounding of the linear program."""
+"""Weights, times 1 + |x|^2, below this are rounding of the linear program."""
 
 
 @dataclass
@@ -87,6 +96,10 @@ class Solution:
         size = losses.abs() + squares.abs() + linear.abs() + abs(self.constant)
         return losses - self.constant - linear - squares - search.ROUNDING * size
 
+    def excess(self, problem: Problem, x: Tensor, losses: Tensor) -> Tensor:
+        """Return e for which the paraboloid needs e (1 + |x|^2) more to lie above the loss at x."""
+        return self.above(problem, x, losses) / (1.0 + x.square().sum(-1))
+
 
 def worst_case(problem: Problem) -> WorstCase:
     """Solve the moment problem for P of 1 or 2, with a certificate."""
@@ -96,8 +109,8 @@ def worst_case(problem: Problem) -> WorstCase:
         return unbounded(problem)
     cover = search.Cover.of(problem)
     start = _feasible(problem)
-    columns = Columns(start, problem.at(start), torch.zeros(len(start), dtype=torch.bool))
-    columns = columns.with_points(*cover.every(START))
+    columns = Columns(start[:0], start[:0, 0], torch.zeros(0, dtype=torch.bool))
+    columns = columns.with_points(start, problem.at(start)).with_points(*cover.every(START))
     columns = columns.with_points(directions, limits, at_infinity=True)
     return _exchange(problem, columns, cover)
 
@@ -121,14 +134,17 @@ def _exchange(problem: Problem, columns: Columns, cover: search.Cover) -> WorstC
         solution = solve(problem, columns)
         steeper = _steeper_directions(problem, solution)
         shortfall = _shortfall(problem, solution, *steeper).clamp(min=0.0).max().item()
-        above = _highest_above(problem, solution, cover)
-        lift = solution.above(problem, *above).clamp(min=0.0).max().item()
+        above, lift = _highest_above(problem, solution, cover)
+        shortfall = max(lift, shortfall)
         gap = lift + shortfall * float(problem.second_moments.sum())
         if gap <= TOLERANCE * max(1.0, abs(solution.value)):
             break
+        solved = columns
         columns = _pruned(problem, columns, solution).with_points(*above)
         if shortfall > 0.0:
             columns = columns.with_points(*steeper, at_infinity=True)
+    else:
+        columns = solved
     paraboloid = _paraboloid(problem, solution, lift, shortfall)
     nearer, solution = _nearer(problem, columns, solution)
     return _read_off(problem, nearer, solution, solution.value + gap, paraboloid)
@@ -136,10 +152,9 @@ def _exchange(problem: Problem, columns: Columns, cover: search.Cover) -> WorstC
 
 def _pruned(problem: Problem, columns: Columns, solution: Solution) -> Columns:
     """Drop columns far below the paraboloid: the cover brings them back if they matter."""
-    if len(columns.losses) <= 2 * KEEP:
+    if len(columns.losses) <= MOST:
         return columns
-    below = -solution.above(problem, columns.points, columns.losses)
-    below = below / (1.0 + columns.points.square().sum(1))
+    below = -solution.excess(problem, columns.points, columns.losses)
     needed = columns.at_infinity | (solution.weights > 0)
     needed[: len(_feasible(problem))] = True
     needed[below.argsort()[:KEEP]] = True
@@ -174,20 +189,38 @@ def solve(problem: Problem, columns: Columns) -> Solution:
     moments = torch.cat(
         [torch.ones(1), torch.zeros(problem.num_parameters), problem.second_moments]
     )
-    result = linprog(
-        -(columns.losses / scale).numpy(),
-        A_eq=(matrix / scale[:, None]).T.numpy(),
-        b_eq=moments.numpy(),
-        method="highs",
-        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
-    )
-    if result.status != 0:
-        raise RuntimeError(f"the linear program of the moment problem failed: {result.message}")
-    dual = -torch.from_numpy(result.eqlin.marginals)
+    costs = -columns.losses / scale
+    unit = _unit(costs)
+    result = _linear_program(costs / unit, (matrix / scale[:, None]).T, moments)
+    dual = -unit * torch.from_numpy(result.eqlin.marginals)
     count = problem.num_parameters
     weights = torch.from_numpy(result.x) / scale
     value = float(weights @ columns.losses)
     return Solution(weights, value, float(dual[0]), dual[1 : count + 1], dual[count + 1 :])
+
+
+def _linear_program(costs: Tensor, matrix: Tensor, moments: Tensor) -> Any:
+    """Minimize the costs; a solver that breaks down, as HiGHS can, is tried in other ways."""
+    for method, tolerance in SOLVERS:
+        result = linprog(
+            costs.numpy(),
+            A_eq=matrix.numpy(),
+            b_eq=moments.numpy(),
+            method=method,
+            options={
+                "primal_feasibility_tolerance": tolerance,
+                "dual_feasibility_tolerance": tolerance,
+            },
+        )
+        if result.status == 0:
+            return result
+    raise RuntimeError(f"the linear program of the moment problem failed: {result.message}")
+
+
+def _unit(costs: Tensor) -> float:
+    """Return the size of the costs that matter, which the solver's tolerances refer to."""
+    size = max(float(-costs.min()), float(costs.abs().median()))
+    return size if size > 0.0 else 1.0
 
 
 def _steeper_directions(problem: Problem, solution: Solution) -> tuple[Tensor, Tensor]:
@@ -218,10 +251,21 @@ def _shortfall(problem: Problem, solution: Solution, unit: Tensor, limits: Tenso
 
 def _highest_above(
     problem: Problem, solution: Solution, cover: search.Cover
-) -> tuple[Tensor, Tensor]:
-    """Return the points where the loss lies highest above the paraboloid, and the loss there."""
-    points = cover.highest(lambda x, losses: solution.above(problem, x, losses), problem)
-    return points, problem.at(points)
+) -> tuple[tuple[Tensor, Tensor], float]:
+    """Return the points where the loss exceeds the paraboloid most, the loss there, and the excess.
+
+    Candidates are those highest above it, among which near ones are first, then those of largest
+    excess, where far ones are. If they lie below, many more are tried before that is believed.
+    """
+    found = problem.mean.new_empty(0, problem.num_parameters)
+    for keep, measure in product(CANDIDATES, (solution.above, solution.excess)):
+        points = cover.highest(partial(measure, problem), problem, keep)
+        found = torch.cat([found, points])
+        if solution.excess(problem, points, problem.at(points)).max() > TOLERANCE:
+            break
+    losses = problem.at(found)
+    excess = solution.excess(problem, found, losses)
+    return (found[excess > 0.0], losses[excess > 0.0]), max(excess.max().item(), 0.0)
 
 
 def _read_off(
@@ -232,7 +276,7 @@ def _read_off(
     paraboloid: Paraboloid,
 ) -> WorstCase:
     weights, far = solution.weights, columns.at_infinity
-    kept = (weights > NEGLIGIBLE) & ~far
+    kept = (weights * (1.0 + columns.points.square().sum(1)) > NEGLIGIBLE) & ~far
     escaping = (weights[far, None] * problem.squares(columns.points[far])).sum(0)
     escaping = torch.where(escaping > NEGLIGIBLE, escaping, 0.0)
     carried = float(weights[far] @ columns.losses[far]) if (escaping > 0).any() else 0.0

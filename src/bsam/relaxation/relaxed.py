@@ -146,7 +146,13 @@ def _worst_case(problem: Problem, method: str) -> WorstCase:
     if method != "atoms" and problem.num_parameters <= GRID_DIMENSIONS:
         return worst_case(problem)
     found = worst_atoms(problem)
-    upper = max(_certified_bound(problem), found.value)
+    bound = _certified_bound(problem)
+    if bound < found.value - 1e-6 * max(1.0, abs(bound)):
+        raise ValueError(
+            f"loss: the upper bound of {type(problem.loss).__name__} gives {bound:g} where a "
+            f"distribution has {found.value:g}: must not be below it; pass a larger constant."
+        )
+    upper = max(bound, found.value)
     if math.isfinite(found.value) and math.isfinite(upper):
         close = upper - found.value <= 1e-6 * max(1.0, abs(upper))
         value = Value(

@@ -19,6 +19,8 @@ from bsam.relaxation.growth import growth
 from bsam.relaxation.results import Maximum
 
 DIRECTIONS = 360
+FAR = (10.0, 100.0)
+"""How many times farther than the Gaussian an ascent starts too: maxima may lie out there."""
 TIE = 1e-7
 """Local maxima whose values differ by less, relatively, are tied."""
 
@@ -103,7 +105,9 @@ def supremum(problem: Problem, linear: Tensor, quadratic: Tensor) -> Maximum:
         return _by_ascent(problem, linear, quadratic)
 
     def below(x: Tensor, losses: Tensor) -> Tensor:
-        return losses - x @ linear - problem.squares(x) @ quadratic
+        slope, penalty = x @ linear, problem.squares(x) @ quadratic
+        size = losses.abs() + slope.abs() + penalty.abs()
+        return losses - slope - penalty - search.ROUNDING * size
 
     if _outgrows(problem, quadratic):
         return infinite(problem, "the loss outgrows the penalty far out")
@@ -133,8 +137,8 @@ def _outgrows(problem: Problem, quadratic: Tensor) -> bool:
     line = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     directions = line if problem.num_parameters == 1 else search.circle(DIRECTIONS)
     limits = growth(problem, directions, warn=True)
-    excess = limits - problem.squares(directions) @ quadratic
-    return bool((excess > 1e-9 * (1.0 + limits.abs())).any())
+    penalty = problem.squares(directions) @ quadratic
+    return bool((limits - penalty > 1e-9 * (1.0 + penalty.abs())).any())
 
 
 def _rises_far_out(best: Tensor, value: Tensor, below: search.Change, problem: Problem) -> bool:
@@ -171,10 +175,12 @@ def _by_ascent(problem: Problem, linear: Tensor, quadratic: Tensor) -> Maximum:
 
 
 def _starts(problem: Problem, objective: search.Objective, count: int = 16) -> Tensor:
-    """Return the mean, steps along the gradient there, and draws of the Gaussian; (n, P)."""
+    """Return the mean, steps along the gradient, draws of the Gaussian, and some far out."""
     origin = torch.zeros(1, problem.num_parameters, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(objective(origin).sum(), origin)
     step = slope / slope.norm().clamp(min=1e-300) * math.sqrt(problem.num_parameters)
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(count, problem.num_parameters, generator=generator, dtype=torch.float64)
-    return torch.cat([origin.detach(), step / 10, -step / 10, step, -step, draws])
+    near = torch.cat([origin.detach(), step / 10, -step / 10, step, -step, draws])
+    far = torch.cat([step, -step, draws[:4]])
+    return torch.cat([near, *(reach * far for reach in FAR)])

@@ -81,5 +81,6 @@ def _transform(
 def _reach(problem: Problem, steepest: float) -> np.ndarray:
     """Return how far from the start the first grid of natural parameters goes."""
     losses = problem.at(torch.linspace(-3, 3, 13, dtype=torch.float64)[:, None])
-    spread = float(losses.max() - losses.min()) + 1.0 + max(abs(steepest), 0.0)
+    losses = losses[losses.isfinite()]  # minus infinity is allowed
+    spread = float(losses.max() - losses.min()) + 1.0 + max(steepest, 0.0)
     return np.array([spread, spread])
