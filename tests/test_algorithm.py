@@ -1,14 +1,10 @@
-"""Single lines of the algorithm, in numbers one can check by hand; and the compiled path."""
-
-import shutil
+"""Single lines of the algorithm, in numbers one can check by hand."""
 
 import numpy as np
 import pytest
 import reference
 import torch
-from scenarios import Problem
 
-import bsam
 from bsam import algorithm, gaussian
 
 
@@ -87,19 +83,3 @@ def test_order(order, divisor):
     )  # fmt: skip
     assert s[0].item() == 2.5
     assert mean[0].item() == -1 / divisor
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on importing Inductor
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
-def test_compiled_is_within_one_millionth_of_the_loop():
-    def run(compiled):
-        problem = Problem(dtype=torch.float32)
-        optimizer = bsam.BSAM(problem.params, 0.1, num_data=9, seed=0, compiled=compiled)
-        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-        for _ in range(5):
-            optimizer.step(problem.closures())
-            scheduler.step()
-        return [v for p in problem.params for v in (p.detach(), *optimizer.state[p].values())]
-
-    for a, b in zip(run(False), run(True), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)

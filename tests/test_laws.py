@@ -6,6 +6,11 @@ import torch
 
 import bsam
 
+# Where there is no compiler the compiled path goes on as the loop does.
+pytestmark = pytest.mark.filterwarnings("ignore:compiled=True")
+
+PATHS = [{"foreach": False}, {"foreach": True}, {"compiled": True}]
+
 
 def make_bsam(**path):
     def make(params, lr=0.1, num_data=20.0, seed=0, **options):
@@ -21,10 +26,10 @@ def make_sam(base, adaptive):
     return make
 
 
-@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("path", PATHS, ids=str)
 @pytest.mark.parametrize("law", laws.FOR_BOTH + laws.FOR_BSAM, ids=lambda law: law.__name__)
-def test_bsam(law, foreach):
-    law(make_bsam(foreach=foreach))
+def test_bsam(law, path):
+    law(make_bsam(**path))
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

@@ -81,12 +81,11 @@ class PrecisionFromPerturbedGradient(bsam.BSAM):
 
     def _merge(self, gradients, share):
         super()._merge(gradients, share)
-        self._second = present(gradients)
+        second = present(gradients).items()
+        super()._record({p: self.state[p]["s"].sqrt() * g.abs() for p, g in second}, share)
 
     def _record(self, record, share):
-        s = {p: self.state[p]["s"] for p in self._second}
-        wrong = {p: s[p].sqrt() * g.abs() for p, g in self._second.items()}
-        super()._record({**record, **wrong}, share)
+        pass
 
 
 class NoNoiseOnTheFirstStep(bsam.BSAM):

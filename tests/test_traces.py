@@ -15,6 +15,9 @@ from torch import nn
 
 import bsam
 
+# Where there is no compiler the compiled path goes on as the loop does.
+pytestmark = pytest.mark.filterwarnings("ignore:compiled=True")
+
 GOLDEN = Path(__file__).parent / "golden"
 ALL = os.environ.get("BSAM_CONFORMANCE")
 TRACES = [p for p in sorted(Path(ALL or GOLDEN).glob("*.json")) if "metrics" not in p.name]
@@ -51,7 +54,7 @@ class Replay:
         self.hyper = self.trace["hyper"]
         self.m = self.hyper.get("msharpness", 1)
 
-    def optimizer(self, foreach):
+    def optimizer(self, path):
         h = self.hyper
         if self.trace["optimizer"] == "bsam":
             draws = (
@@ -70,13 +73,13 @@ class Replay:
                 damping=h["damping"],
                 s_init=h["s_init"],
                 order="mean_first",
-                foreach=foreach,
+                **path,
             )
         base = {
             "lr": h["learningrate"],
             "momentum": h["momentum"],
             "weight_decay": h["wdecay"],
-            "foreach": foreach,
+            **path,
         }
         if self.trace["optimizer"] == "sam":
             return bsam.SAM(self.params.values(), torch.optim.SGD, rho=h["rho"], **base)
@@ -137,14 +140,18 @@ def by_contexts(optimizer, closures):
     return optimizer.step()
 
 
-@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize(
+    "path", [{"foreach": False}, {"foreach": True}, {"compiled": True}], ids=str
+)
 @pytest.mark.parametrize("door", [by_closures, by_contexts])
-@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
-def test_trace(path, door, foreach):
-    replay = Replay(path)
+@pytest.mark.parametrize("file", TRACES, ids=lambda file: file.stem)
+def test_trace(file, door, path):
+    replay = Replay(file)
+    if "compiled" in path and replay.trace["optimizer"] != "bsam":
+        pytest.skip("only bSAM has kernels")
     if replay.trace["optimizer"] == "sgd" and door is by_contexts:
         pytest.skip("torch.optim.SGD has no contexts")
-    optimizer = replay.optimizer(foreach)
+    optimizer = replay.optimizer(path)
     for t in range(replay.trace["steps"]):
         optimizer.param_groups[0]["lr"] = replay.hyper["learningrate"] * replay.trace["lrfactor"][t]
         loss = door(optimizer, replay.closures(optimizer, t))

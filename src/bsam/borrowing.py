@@ -7,16 +7,28 @@ import torch
 from torch import Tensor, nn
 
 
+def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return copies of tensors, for :func:`restored`.
+
+    Args:
+        tensors: any.
+    """
+    return [tensor.detach().clone() for tensor in tensors]
+
+
 @contextmanager
-def restored(tensors: Sequence[Tensor]) -> Generator[None, None, None]:
+def restored(
+    tensors: Sequence[Tensor], before: Sequence[Tensor] | None = None
+) -> Generator[None, None, None]:
     """Have tensors hold after the block, bit for bit, what they held before, however it ends.
 
     Values are copied in place: storage never moves, so views of it survive.
 
     Args:
         tensors: any; the copies cost their memory while the block lasts.
+        before: copies of what they hold now, if there are some already.
     """
-    before = [tensor.detach().clone() for tensor in tensors]
+    before = copies(tensors) if before is None else before
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ Where the weights move to, and what a step makes of the gradients, is the subcla
 
 from abc import abstractmethod
 from collections.abc import Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bsam import gradients as checks
 from bsam import naming, normalization, options, scaling
-from bsam.borrowing import restored
+from bsam.borrowing import copies, restored
 from bsam.closures import Closure, as_list, loss_of, mean_loss
 from bsam.gradients import Gradients, present
 from bsam.groups import GroupedOptimizer
@@ -157,9 +157,13 @@ class TwoPassOptimizer(GroupedOptimizer):
         used, scale = pair.scaler, pair.scale
         self._open = pair = None  # used up, even if what follows fails
         params, seen = list(first), set(present(first))
+        weight_sum = self._weight_sum + pair_weight
         with self._moved("perturbed", params), ExitStack() as hooks:
             record = self._to_perturbation(first)
             del first  # its memory is what the second gradients will need
+            if self._in_closures:  # if anything fails the whole step is discarded
+                self._record(record, pair_weight / weight_sum)
+                record = {}
             torch.clear_autocast_cache()
             for p in params if overflow else ():
                 # Before gradients are summed over processes: all of them must skip the step.
@@ -170,7 +174,6 @@ class TwoPassOptimizer(GroupedOptimizer):
             second |= scaling.overflowed(present(second))
         for p in seen - present(second).keys():
             second[p] = torch.zeros_like(p)
-        weight_sum = self._weight_sum + pair_weight
         self._merge(second, pair_weight / weight_sum)
         self._record(record, pair_weight / weight_sum)
         self._weight_sum = weight_sum
@@ -188,7 +191,7 @@ class TwoPassOptimizer(GroupedOptimizer):
             # be ours to keep: DDP's gradients are views of buckets that each backward overwrites.
             outside = [None if gradient is None else gradient.clone() for gradient in outside]
         with ExitStack() as stack:
-            stack.enter_context(restored(params if copy else []))
+            stack.enter_context(self._restored(params if copy else []))
             for model, passes in self._statistics:
                 if phase not in passes:
                     stack.enter_context(normalization.frozen_statistics(model))
@@ -201,6 +204,14 @@ class TwoPassOptimizer(GroupedOptimizer):
                 self._phase = "mean"
                 for p, gradient in zip(params, outside, strict=True):
                     p.grad = gradient
+
+    def _restored(self, params: list[Tensor]) -> AbstractContextManager[None]:
+        """Put weights back at the end; a step of closures, with no one between, copies once."""
+        if not self._in_closures:
+            return restored(params)
+        new = [p for p in params if p not in self._copies]
+        self._copies.update(zip(new, copies(new), strict=True))
+        return restored(params, [self._copies[p] for p in params])
 
     def _collect(
         self, params: list[Tensor], loss_scale: float, scaler: Any
@@ -268,6 +279,7 @@ class TwoPassOptimizer(GroupedOptimizer):
         for p in self._trainable():
             p.grad = None  # left from the last step; keeping it would cost a copy at the peak
         try:
+            self._in_closures = True
             loss = mean_loss([self._pair(each) for each in closures])
             checks.point_out_silence(self._without_gradient)
             self._commit()
@@ -354,6 +366,8 @@ class TwoPassOptimizer(GroupedOptimizer):
         self._weight_sum = 0.0
         self._averaged: set[Tensor] = set()  # whose .grad is the mean so far
         self._sub_batches = 0
+        self._in_closures = False  # all sub-batches of the step are closures
+        self._copies: dict[Tensor, Tensor] = {}  # of the mean, while they are
         self._without_gradient = ""  # the last pass that left none
         self._scaler: Any = None  # whose scale the mean so far has
         self._scale: Tensor | None = None

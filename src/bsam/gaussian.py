@@ -12,7 +12,7 @@ from torch import Tensor
 from bsam.dtypes import widest_dtype
 
 
-def deviations(noise: list[Tensor], s: list[Tensor], num_data: float) -> list[Tensor]:
+def deviations(noise: list[Tensor], s: list[Tensor], num_data: float | Tensor) -> list[Tensor]:
     r"""Return :math:`e / \sqrt{N s}`: how far each weight lies from its mean.
 
     Args:

@@ -1,10 +1,13 @@
 """Gradients as a pass leaves them: dense and finite, or an error that names the parameter."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+
+from bsam.dtypes import state_dtype
 
 Gradients = dict[Tensor, Tensor | None]
 """Gradient by parameter, None where a pass left none; in the order of the parameter groups."""
@@ -72,8 +75,15 @@ def all_finite(gradients: Mapping[Tensor, Tensor]) -> bool:
         gradients: gradient by parameter.
     """
     tensors = [gradient for gradient in gradients.values() if gradient.numel()]
+    if all(tensor.device.type == "cpu" for tensor in tensors) and _sums_are_finite(tensors):
+        return True
     # The largest magnitude, not a 2-norm: that can overflow where every element is finite.
     return not tensors or bool(norms(tensors, float("inf")).isfinite().all())
+
+
+def _sums_are_finite(tensors: list[Tensor]) -> bool:
+    """Whether all sums are finite: then all terms are. On a CPU it costs a seventh of a norm."""
+    return all(math.isfinite(tensor.sum(dtype=state_dtype(tensor)).item()) for tensor in tensors)
 
 
 def require_zero(gradients: Mapping[Tensor, Tensor], label: Label) -> None:

@@ -68,7 +68,7 @@ def standard_normal(
         >>> bool((whole[3:] == part).all())
         True
     """
-    key = _key(seed, call, sub_batch)
+    key = stream_key(seed, call, sub_batch)
     first_pair, end_pair = first // 2, (first + count + 1) // 2
     pairs = end_pair - first_pair
     noise = torch.empty(2 * pairs, dtype=dtype, device=device)
@@ -78,6 +78,51 @@ def standard_normal(
         words = _words(first_pair + start, length, key, noise.device)
         _box_muller(words, out=noise[2 * start : 2 * (start + length)])
     return noise[first % 2 : first % 2 + count]
+
+
+def standard_normal_at(elements: Tensor, key: int | Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the stream's elements with these numbers, each made from its own number alone.
+
+    The same numbers as :func:`standard_normal` to rounding, without steps in place: for kernels
+    that make noise where it is used.
+
+    Args:
+        elements: numbers of elements, int64, any shape.
+        key: what :func:`stream_key` gave.
+        dtype: ``torch.float32`` or ``torch.float64``.
+
+    Example:
+        >>> import torch
+        >>> from bsam import noise
+        >>> key = noise.stream_key(1, 0, 0)
+        >>> alone = noise.standard_normal_at(torch.tensor([3, 4]), key, torch.float64)
+        >>> run = noise.standard_normal(3, 2, seed=1, call=0, sub_batch=0, dtype=torch.float64)
+        >>> torch.allclose(alone, run, rtol=1e-12)
+        True
+    """
+    z = ((elements >> 1) + 1) * _signed(_GAMMA) + key
+    z = (z ^ _shifted(z, 30)) * _signed(_MIX_1)
+    z = (z ^ _shifted(z, 27)) * _signed(_MIX_2)
+    z = z ^ _shifted(z, 31)
+    upper = (z >> 32) & (2**32 - 1)
+    # A sine is the cosine a quarter turn back; in integers that is exact.
+    lower = (z - ((elements & 1) << 30)) & (2**32 - 1)
+    radius = (((upper.to(dtype) + 0.5) * 2.0**-32).log() * -2.0).sqrt()
+    return radius * (lower.to(dtype) * (2.0 * math.pi * 2.0**-32)).cos()
+
+
+def stream_key(seed: int, call: int, sub_batch: int) -> int:
+    """Return the key k of a stream, a signed 64-bit integer.
+
+    Args:
+        seed: as for :func:`standard_normal`, as are the rest.
+        call: which update.
+        sub_batch: which sub-batch of that update.
+    """
+    key = 0
+    for word in (seed, call, sub_batch):
+        key = _mix((key ^ word) + _GAMMA)
+    return _signed(key)
 
 
 def standard_normal_like(
@@ -140,13 +185,6 @@ def _runs(tensors: Sequence[Tensor], first: Sequence[int]) -> list[list[int]]:
     return runs
 
 
-def _key(*words: int) -> int:
-    key = 0
-    for word in words:
-        key = _mix((key ^ word) + _GAMMA)
-    return key
-
-
 def _mix(z: int) -> int:
     z &= _MASK
     z = ((z ^ (z >> 30)) * _MIX_1) & _MASK
@@ -158,7 +196,7 @@ def _words(first: int, count: int, key: int, device: torch.device) -> Tensor:
     """``_mix(key + gamma * (i + 1))`` for a range of i, in 64-bit integers that wrap around."""
     z = torch.arange(first + 1, first + count + 1, dtype=torch.int64, device=device)
     shifted = torch.empty_like(z)
-    z.mul_(_signed(_GAMMA)).add_(_signed(key))
+    z.mul_(_signed(_GAMMA)).add_(key)
     _xor_shift_(z, 30, shifted)
     z.mul_(_signed(_MIX_1))
     _xor_shift_(z, 27, shifted)
@@ -175,6 +213,10 @@ def _xor_shift_(z: Tensor, bits: int, shifted: Tensor) -> None:
     # torch shifts signed integers arithmetically; the mask clears the copies of the sign bit.
     torch.bitwise_right_shift(z, bits, out=shifted)
     z.bitwise_xor_(shifted.bitwise_and_((1 << (64 - bits)) - 1))
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _box_muller(words: Tensor, *, out: Tensor) -> None:

@@ -1,14 +1,12 @@
 """BSAM: sharpness-aware steps that learn a Gaussian posterior."""
 
-import functools
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bsam import algorithm, gaussian, naming, noise, options, states
+from bsam import algorithm, compiled, gaussian, naming, noise, options, states
 from bsam.diagnostics import Diagnostics, diagnose
 from bsam.dtypes import state_dtype
 from bsam.engine import TwoPassOptimizer
@@ -132,16 +130,7 @@ class BSAM(TwoPassOptimizer):
         Returns:
             One tensor for each, of its shape, on its device, in the dtype of its state.
         """
-        every = [p for group in self.param_groups for p in group["params"]]
-        first = dict(zip(every, noise.first_elements(every), strict=True))
-        address = self.param_groups[0]
-        return noise.standard_normal_like(
-            params,
-            [first[p] for p in params],
-            seed=address["seed"],
-            call=address["calls"],
-            sub_batch=self._sub_batches,
-        )
+        return noise.standard_normal_like(params, self._first_elements(params), **self._address())
 
     def posterior(self, model: nn.Module) -> GaussianPosterior:
         r"""Return the posterior :math:`N(\omega, 1/(N s))` over a model's weights, as a copy.
@@ -235,22 +224,33 @@ class BSAM(TwoPassOptimizer):
     @torch.no_grad()
     def _to_sample(self, params: list[Tensor]) -> None:
         self._create_state()
+        bundles = list(self._bundles(params))
+        overridden = getattr(self.draw_noise, "__func__", None) is not BSAM.draw_noise
+        if bundles and not overridden and all(_kernels(*pair) for pair in bundles):
+            self._sample_inline(bundles)
+            return
         drawn = dict(zip(params, self._checked_noise(params), strict=True))
-        for group, bundle in self._bundles(params):
-            s = self._states(bundle, "s")
+        for group, bundle in bundles:
             draws = [drawn[p] for p in bundle]
-            _lines(group["compiled"]).sample(bundle, draws, s, num_data=group["num_data"])
+            s = self._states(bundle, "s")
+            _lines(group, bundle).sample(bundle, draws, s, num_data=group["num_data"])
+
+    def _sample_inline(self, bundles: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
+        """Make what draw_noise() would return where it is used, without storing it."""
+        key = noise.stream_key(**self._address())
+        for group, bundle in bundles:
+            first, s = self._first_elements(bundle), self._states(bundle, "s")
+            compiled.sample_stream(bundle, s, first, key=key, num_data=group["num_data"])
 
     @torch.no_grad()
     def _to_perturbation(self, gradients: Gradients) -> Gradients:
         record: Gradients = dict.fromkeys(gradients)
         given = present(gradients)
         for group, bundle in self._bundles(list(given)):
-            lines = _lines(group["compiled"])
-            s = self._states(bundle, "s")
             first = _in_state_dtype([given[p] for p in bundle])
-            lines.perturb(bundle, first, s, rho=group["rho"])
-            record.update(zip(bundle, lines.gradient_scales(first, s), strict=True))
+            uphill = _lines(group, bundle).perturb_and_scale
+            scales = uphill(bundle, first, self._states(bundle, "s"), rho=group["rho"])
+            record.update(zip(bundle, scales, strict=True))
         return record
 
     @torch.no_grad()
@@ -264,13 +264,13 @@ class BSAM(TwoPassOptimizer):
         for group, bundle in self._bundles(list(gradients)):
             s = self._states(bundle, "s")
             scales = [self._scales.get(p) for p in bundle]
-            _lines(group["compiled"]).update(
+            _lines(group, bundle).update(
                 bundle,
                 self._states(bundle, "exp_avg"),
                 s,
                 _in_state_dtype([gradients[p] for p in bundle]),
                 [torch.zeros_like(b) if a is None else a for a, b in zip(scales, s, strict=True)],
-                lr=_learning_rate(group),
+                lr=group["lr"],
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
                 weight_decay=group["weight_decay"],
@@ -336,6 +336,16 @@ class BSAM(TwoPassOptimizer):
             )
         return drawn
 
+    def _address(self) -> dict[str, int]:
+        """Return which stream of noise the current sub-batch has."""
+        group = self.param_groups[0]
+        return {"seed": group["seed"], "call": group["calls"], "sub_batch": self._sub_batches}
+
+    def _first_elements(self, params: list[Tensor]) -> list[int]:
+        every = [p for group in self.param_groups for p in group["params"]]
+        first = dict(zip(every, noise.first_elements(every), strict=True))
+        return [first[p] for p in params]
+
     def _states(self, params: list[Tensor], name: str) -> list[Tensor]:
         return [self.state[p][name] for p in params]
 
@@ -352,20 +362,12 @@ class BSAM(TwoPassOptimizer):
                 yield group, bundle
 
 
-def _lines(compiled: bool) -> Any:
-    return _compiled_lines() if compiled else algorithm
+def _kernels(group: dict[str, Any], bundle: list[Tensor]) -> bool:
+    return group["compiled"] and compiled.works(bundle[0].device, bundle[0].dtype)
 
 
-@functools.cache
-def _compiled_lines() -> SimpleNamespace:
-    names = ("sample", "perturb", "gradient_scales", "update")
-    return SimpleNamespace(**{name: torch.compile(getattr(algorithm, name)) for name in names})
-
-
-def _learning_rate(group: dict[str, Any]) -> float | Tensor:
-    # A compiled function takes a number for a constant: a schedule would compile every step anew.
-    as_tensor = group["compiled"] and not isinstance(group["lr"], Tensor)
-    return torch.tensor(group["lr"], dtype=torch.float64) if as_tensor else group["lr"]
+def _lines(group: dict[str, Any], bundle: list[Tensor]) -> Any:
+    return compiled if _kernels(group, bundle) else algorithm
 
 
 def _use_foreach(foreach: bool | None, p: Tensor) -> bool:

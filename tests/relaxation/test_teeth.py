@@ -159,7 +159,7 @@ FAULTS = {
         (0.5, 0.49),
     ),
     "the sum taken for the mean": (
-        (radius, "_summed", lambda loss, _: loss),
+        (radius, "summed_loss", lambda loss, _: loss),
         test_radius.test_a_mean_loss_with_num_data_is_the_sum,
         (10,),
     ),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bsam import options
 from bsam.relaxation.arguments import Loss, Problem
-from bsam.relaxation.quadratics import descend, worst_trace
+from bsam.relaxation.quadratics import descend, shifted_trace, temperatures, worst_trace
 
 
 @runtime_checkable
@@ -116,18 +116,32 @@ class LogisticRegression:
         margins = self.signed @ problem.mean
         spread = (self.signed.square() @ problem.variance).sqrt()
         log_xi = (margins.square() + spread.square()).sqrt().clamp(min=1e-6).log()
-        start = float(self._quadratic_bound(problem, log_xi.exp()))
-        log_xi = descend(log_xi, lambda value: self._quadratic_bound(problem, value.exp()))
-        return min(start, float(self._quadratic_bound(problem, log_xi.exp())))
+        # The shift of the dual of the quadratic's relaxation descends together with xi.
+        point = torch.cat([log_xi, torch.zeros(problem.num_parameters, dtype=torch.float64)])
+        best = float(self._quadratic_bound(problem, point))
+        for temperature in temperatures(problem, self._hessian(log_xi.exp())):
+            point = descend(
+                point, lambda z, t=temperature: self._quadratic_bound(problem, z, temperature=t)
+            )
+            best = min(best, float(self._quadratic_bound(problem, point)))
+        return best
 
-    def _quadratic_bound(self, problem: Problem, xi: Tensor) -> Tensor:
+    def _hessian(self, xi: Tensor) -> Tensor:
+        return 2 * (self.signed.T * _curvature(xi)) @ self.signed
+
+    def _quadratic_bound(self, problem: Problem, point: Tensor, temperature: float = 0.0) -> Tensor:
         """Return the relaxation of the sum of the quadratics that touch each example at +-xi."""
-        curvature = torch.tanh(xi / 2) / (4 * xi)  # lambda(xi) of the reference
+        log_xi, shift = point.split([len(self.signed), problem.num_parameters])
+        xi = log_xi.exp()
         margins = self.signed @ problem.mean
         at_mean = torch.nn.functional.softplus(-xi) + (xi - margins) / 2
-        at_mean = (at_mean + curvature * (margins.square() - xi.square())).sum()
-        hessian = 2 * (self.signed.T * curvature) @ self.signed
-        return at_mean + worst_trace(problem, hessian)
+        at_mean = (at_mean + _curvature(xi) * (margins.square() - xi.square())).sum()
+        return at_mean + shifted_trace(problem, self._hessian(xi), shift, temperature)
+
+
+def _curvature(xi: Tensor) -> Tensor:
+    """Return lambda(xi) of the reference."""
+    return torch.tanh(xi / 2) / (4 * xi)
 
 
 class Lipschitz:

@@ -21,41 +21,47 @@ SMOOTHING = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 
 
 def worst_trace(problem: Problem, hessian: Tensor) -> Tensor:
-    """Return an upper bound of the largest tr(H S) / 2, 0-d, differentiable in the Hessian.
+    """Return an upper bound of the largest tr(H S) / 2, 0-d.
 
     It is exact in the isotropic family, and in the diagonal one up to how far the dual descends.
     """
-    scaled = problem.sd[:, None] * hessian * problem.sd / 2
+    start = torch.zeros(problem.num_parameters, dtype=torch.float64)
+    best = shifted_trace(problem, hessian, start)
     if problem.isotropic:
-        return problem.num_parameters * torch.linalg.eigvalsh(scaled)[-1]
-    shift = diagonal_shift(scaled.detach())
-    excess = torch.linalg.eigvalsh(scaled - torch.diag(shift))[-1]
-    return shift.sum() + len(shift) * excess
-
-
-def diagonal_shift(matrix: Tensor) -> Tensor:
-    """Return k that makes sum k + P lambda_max(matrix - diag k) small.
-
-    The largest eigenvalue is smoothed by the log-sum-exp of all, less and less, for the descent.
-    """
-    shift = matrix.diagonal().clone()
-    scale = float(torch.linalg.eigvalsh(matrix).abs().max().clamp(min=1e-300))
-    best, value = shift, _dual(matrix, shift)
-    for smoothing in SMOOTHING:
-        shift = descend(shift, lambda k, t=smoothing * scale: _smoothed(matrix, k, t))
-        if _dual(matrix, shift) < value:
-            best, value = shift, _dual(matrix, shift)
+        return best
+    shift = _scaled(problem, hessian).diagonal().clone()
+    for temperature in temperatures(problem, hessian):
+        shift = descend(shift, lambda k, t=temperature: shifted_trace(problem, hessian, k, t))
+        best = torch.minimum(best, shifted_trace(problem, hessian, shift))
     return best
 
 
-def _dual(matrix: Tensor, shift: Tensor) -> float:
-    excess = torch.linalg.eigvalsh(matrix - torch.diag(shift))[-1]
-    return float(shift.sum() + len(shift) * excess)
+def shifted_trace(
+    problem: Problem, hessian: Tensor, shift: Tensor, temperature: float = 0.0
+) -> Tensor:
+    """Return sum k + P lambda_max(scaled H / 2 - diag k), an upper bound for any shift k.
+
+    Args:
+        problem: gives the family and the variances; k is zero in the isotropic one.
+        hessian: H, shape (P, P).
+        shift: k, shape (P,).
+        temperature: above 0 the largest eigenvalue is smoothed, by the log-sum-exp of all.
+    """
+    shift = torch.zeros_like(shift) if problem.isotropic else shift
+    values = torch.linalg.eigvalsh(_scaled(problem, hessian) - torch.diag(shift))
+    if temperature > 0.0:
+        return shift.sum() + len(shift) * temperature * torch.logsumexp(values / temperature, 0)
+    return shift.sum() + len(shift) * values[-1]
 
 
-def _smoothed(matrix: Tensor, shift: Tensor, temperature: float) -> Tensor:
-    values = torch.linalg.eigvalsh(matrix - torch.diag(shift))
-    return shift.sum() + len(shift) * temperature * torch.logsumexp(values / temperature, 0)
+def temperatures(problem: Problem, hessian: Tensor) -> list[float]:
+    """Return temperatures for descents one after the other, in the unit of the eigenvalues."""
+    scale = float(torch.linalg.eigvalsh(_scaled(problem, hessian)).abs().max().clamp(min=1e-300))
+    return [smoothing * scale for smoothing in SMOOTHING]
+
+
+def _scaled(problem: Problem, hessian: Tensor) -> Tensor:
+    return problem.sd[:, None] * hessian * problem.sd / 2
 
 
 def descend(start: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,0 +1,161 @@
+"""The compiled path: the numbers of the others, one compilation for all shapes, a way round."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import bsam
+from bsam import algorithm, compiled, noise
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def works():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if not compiled.works(CPU, torch.float32):
+            pytest.skip("no working C++ compiler for torch.compile")
+
+
+def tensors(shapes, seed, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+
+
+def bundle(shapes, dtype=torch.float32):
+    """Weights, averaged gradients, s, gradients and scales."""
+    weights, exp_avg, gradients = (tensors(shapes, seed, dtype) for seed in (0, 1, 2))
+    s, scales = ([t.abs() + 0.1 for t in tensors(shapes, seed, dtype)] for seed in (3, 4))
+    return weights, exp_avg, s, gradients, scales
+
+
+def close(one, other):
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def copied(lists):
+    return [[t.clone() for t in each] for each in lists]
+
+
+SHAPES = [
+    [(3,)],
+    [(2, 5), (), (0,), (7,)],
+    [(200, 200), (33,), (64, 64, 3, 3), (5, 1)],
+    [(compiled.LARGE,), (compiled.LARGE - 1,)],
+]
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("order", ["precision_first", "mean_first"])
+def test_kernels_are_the_lines_of_the_algorithm(shapes, order):
+    numbers = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.01, "damping": 0.1}
+    results = []
+    for lines in (algorithm, compiled):
+        weights, exp_avg, s, gradients, scales = bundle(shapes)
+        lines.sample(weights, gradients, s, num_data=50.0)
+        recorded = lines.perturb_and_scale(weights, gradients, s, rho=0.05)
+        lines.update(weights, exp_avg, s, gradients, scales, order=order, **numbers)
+        results.append([*weights, *exp_avg, *s, *recorded])
+    close(*results)
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_noise_made_in_the_kernel_is_the_stream(shapes):
+    weights, _, s, *_ = bundle(shapes)
+    first = [10 + 3 * number for number in noise.first_elements(weights)]
+    drawn = noise.standard_normal_like(weights, first, seed=5, call=7, sub_batch=2)
+    expected = [w + e / (20.0 * each).sqrt() for w, e, each in zip(weights, drawn, s, strict=True)]
+    key = noise.stream_key(5, 7, 2)
+    compiled.sample_stream(weights, s, first, key=key, num_data=20.0)
+    for a, b in zip(weights, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6)
+
+
+def convolutions():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 40, 3), nn.Flatten(1),
+                         nn.Linear(160, 3))  # fmt: skip
+
+
+def trained(model, steps=5, sub_batches=2, **options):
+    inputs = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    inputs = inputs.to(next(model.parameters()).dtype)
+    optimizer = bsam.BSAM(model.parameters(), 0.01, num_data=1e4, seed=3, **options)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
+
+    def closure_over(rows):
+        def closure():
+            loss = model(inputs[rows]).square().mean()
+            loss.backward()
+            return loss
+
+        return closure
+
+    parts = torch.arange(8).chunk(sub_batches)
+    for _ in range(steps):
+        optimizer.step([closure_over(rows) for rows in parts])
+        scheduler.step()
+    state = [optimizer.state[p][name] for p in model.parameters() for name in ("exp_avg", "s")]
+    return [*(p.detach() for p in model.parameters()), *state]
+
+
+@pytest.mark.parametrize("sub_batches", [1, 2])
+def test_a_run_is_that_of_the_loop(sub_batches):
+    runs = [trained(convolutions(), sub_batches=sub_batches, compiled=way) for way in (False, True)]
+    for a, b in zip(*runs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_channels_last():
+    models = [convolutions().to(memory_format=torch.channels_last) for _ in range(2)]
+    runs = [trained(model, compiled=way) for model, way in zip(models, (False, True), strict=True)]
+    assert models[1][2].weight.is_contiguous(memory_format=torch.channels_last)
+    for a, b in zip(*runs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_storage_does_not_move():
+    model = convolutions()
+    before = [p.data_ptr() for p in model.parameters()]
+    trained(model, compiled=True)
+    assert [p.data_ptr() for p in model.parameters()] == before
+
+
+def test_nothing_is_compiled_again():
+    """Neither for other shapes, nor for other hyperparameters, nor as the count of steps grows."""
+    trained(convolutions(), compiled=True)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        trained(convolutions(), compiled=True, rho=0.07, betas=(0.8, 0.95), weight_decay=0.2)
+        trained(nn.Sequential(nn.Flatten(1), nn.Linear(108, 500), nn.Linear(500, 7)), compiled=True)
+
+
+def test_a_subclass_that_draws_its_own_noise_is_honoured():
+    class Still(bsam.BSAM):
+        def draw_noise(self, params):
+            return [torch.zeros_like(p) for p in params]
+
+    model = convolutions()
+    optimizer = Still(model.parameters(), 0.1, num_data=1.0, compiled=True)
+    before = [p.detach().clone() for p in model.parameters()]
+    with optimizer.sampled():
+        assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+        model(torch.randn(2, 3, 6, 6)).sum().backward()
+
+
+def test_without_a_compiler_it_goes_on_with_one_warning(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
+
+    monkeypatch.setattr(compiled, "_compiled", broken)
+    compiled._works.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="compiled=True: no kernel could be compiled") as seen:
+            run = trained(convolutions(), compiled=True)
+        assert len(seen) == 1
+    finally:
+        compiled._works.cache_clear()
+    close(run, trained(convolutions(), compiled=False))
