@@ -41,9 +41,12 @@ def _ascend_one(
     def closure() -> Tensor:
         optimizer.zero_grad()
         value = objective(point[None])[0]
-        if value.detach() > best[1]:
+        if value.detach() > best[1] or (best[1].isnan() and not value.isnan()):
             best[:] = [point.detach().clone(), value.detach()]
-        (-value).backward()
+        if value.requires_grad:
+            (-value).backward()
+        if point.grad is not None:
+            point.grad.nan_to_num_(nan=0.0)  # as of a norm at zero
         return -value
 
     optimizer.step(closure)  # type: ignore[arg-type]

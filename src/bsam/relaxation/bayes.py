@@ -18,13 +18,18 @@ from torch import Tensor
 
 from bsam import options
 from bsam.relaxation import search
-from bsam.relaxation.arguments import Problem, checked_mean, checked_variance
+from bsam.relaxation.arguments import Problem, checked_mean, checked_variance, evaluated
 from bsam.relaxation.ascent import ascend
 from bsam.relaxation.results import Maximum, Value
 from bsam.relaxation.supremum import max_loss
 
 LOG_VARIANCES = np.linspace(math.log(1e-3), math.log(1e3), 49)
 GRADIENT_TOLERANCE = 1e-9
+DESCENTS = 3
+"""From how many points of the grid a descent starts in one and two dimensions."""
+
+ROUNDS = 3
+"""How often a descent in more dimensions starts anew because the largest loss lies elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +148,10 @@ def minimize_over_mean(
         prior_precision: d > 0; the prior is N(0, I / d).
 
     Returns:
-        A :class:`RelaxedBayesMinimum`: the global one in one and two dimensions (within four prior
-        standard deviations of zero), above the one that a descent from ``mean`` reaches.
+        A :class:`RelaxedBayesMinimum`. In one and two dimensions the best of several descents from
+        a grid that covers four prior standard deviations around zero: a valley narrower than its
+        spacing can be missed. Above, what a descent from ``mean`` reaches; the largest loss is
+        looked for anew at its end. Where maximizers tie a descent can stop short of the minimum.
 
     Raises:
         TypeError: for a loss that is no function, or what is not a number.
@@ -165,10 +172,12 @@ def minimize_over_mean(
     problem = Problem.of(loss, mean, variance)
     if problem.num_parameters > search.GRID_DIMENSIONS:
         return _descend(problem, d)
-    start = _coarse(problem, d)
-    if start is None:
+    starts = _coarse(problem, d)
+    if not len(starts):
         return _minimum(problem, problem.mean, d)
-    return _minimum(problem, _simplex(problem, start, d), d)
+    ends = [*starts, *(_descended(_at(problem, start), None, d) for start in starts)]
+    best = min(ends, key=lambda mean: _objective(_at(problem, mean), d))
+    return _minimum(problem, _simplex(problem, best, d), d)
 
 
 def minimize_jointly(
@@ -177,8 +186,8 @@ def minimize_jointly(
     """Minimize the relaxed Bayes objective over mean and isotropic variance of the site, P <= 2.
 
     With one smooth maximizer the derivative in v is -(P/2) (1/v - d') < 0, so that at a minimum
-    with a finite variance several maximizers are tied: another problem than SAM's, where one is
-    assumed.
+    several maximizers are tied, or the variance is the largest for which the supremum is finite, or
+    the largest that is looked at: another problem than SAM's, where one maximizer is assumed.
 
     Args:
         loss: the sum of the losses: a function of a tensor (..., P) that gives (...).
@@ -219,21 +228,23 @@ def minimize_jointly(
     _, mean_there, log_v = min(scanned, key=lambda one: one[0])
 
     def objective(z: np.ndarray) -> float:
+        if not LOG_VARIANCES[0] <= z[-1] <= LOG_VARIANCES[-1]:
+            return math.inf
         there = _at(problem, torch.from_numpy(z[:-1]), base * math.exp(z[-1]))
         return _objective(there, d)
 
     start = np.append(mean_there.numpy(), log_v)
-    best = _nelder_mead(objective, start, np.full(len(start), 0.1))
+    best = _nelder_mead(objective, start, np.full(len(start), 0.1), steps=400)
     variance_there = base * math.exp(best[-1])
     return _minimum(_at(problem, torch.from_numpy(best[:-1]), variance_there), None, d)
 
 
 def _profile(problem: Problem, variance: float, d: float) -> tuple[float, Tensor] | None:
     there = _at(problem, problem.mean, variance)
-    mean = _coarse(there, d)
-    if mean is None:
+    means = _coarse(there, d, fewer=7)
+    if not len(means):
         return None
-    return _objective(_at(problem, mean, variance), d), mean
+    return _objective(_at(problem, means[0], variance), d), means[0]
 
 
 def _at(problem: Problem, mean: Tensor, variance: float | None = None) -> Problem:
@@ -255,65 +266,97 @@ def _prior_terms(mean: Tensor, variance: Tensor, d: float) -> float:
     return float((decay * mean.square()).sum() - (variance * decay).log().sum()) / 2
 
 
-def _coarse(problem: Problem, d: float) -> Tensor | None:
-    """Return the best mean of a grid around zero and the start; None if all are infinite."""
+def _coarse(problem: Problem, d: float, fewer: int = 1) -> Tensor:
+    """Return the best means of a grid around zero and the start; none if all are infinite."""
     if math.isinf(_supremum(problem)):
-        return None
-    points, losses = search.Cover.of(problem).every(1)
-    theta = problem.theta(points)
-    best, where = math.inf, problem.mean
-    for mean in torch.cat([_means(problem, d), problem.mean[None]]):
-        penalty = ((theta - mean).square() / problem.variance).sum(-1) / 2
-        value = float((losses - penalty).max()) + _prior_terms(mean, problem.variance, d)
-        if value < best:
-            best, where = value, mean
-    return where
+        return problem.mean.new_empty(0, problem.num_parameters)
+    points, losses = search.Cover.of(problem).every(1 if problem.num_parameters == 1 else 4)
+    theta, spread = problem.theta(points), problem.variance
+    means = torch.cat([_means(problem, d)[::fewer], problem.mean[None]])
+    values = torch.stack([(losses - _penalty(theta, mean, spread)).max() for mean in means])
+    # Where sd is small no point of the cover is near: look around each mean too.
+    for step in _nearby(problem.num_parameters):
+        there = means + problem.sd * step
+        values = torch.maximum(values, evaluated(problem.loss, there) - step.square().sum() / 2)
+    values += torch.stack([torch.tensor(_prior_terms(mean, spread, d)) for mean in means])
+    chosen = search.distinct(means, -values, tolerance=0.1 / math.sqrt(d))
+    return means[chosen[:DESCENTS]]
+
+
+def _penalty(theta: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    return ((theta - mean).square() / variance).sum(-1) / 2
 
 
 def _means(problem: Problem, d: float) -> Tensor:
     count = problem.num_parameters
-    line = torch.linspace(-4.0, 4.0, 161 if count == 1 else 17, dtype=torch.float64) / math.sqrt(d)
+    line = torch.linspace(-4.0, 4.0, 801 if count == 1 else 41, dtype=torch.float64) / math.sqrt(d)
     return torch.cartesian_prod(*[line] * count).reshape(-1, count)
+
+
+def _nearby(num_parameters: int) -> Tensor:
+    """Return steps in standard coordinates around a mean, shape (n, P)."""
+    line = torch.linspace(-4.0, 4.0, 17, dtype=torch.float64)
+    return torch.cartesian_prod(*[line] * num_parameters).reshape(-1, num_parameters)
 
 
 def _simplex(problem: Problem, start: Tensor, d: float) -> Tensor:
     def objective(z: np.ndarray) -> float:
         return _objective(_at(problem, torch.from_numpy(z)), d)
 
-    width = np.full(problem.num_parameters, (0.05 if problem.num_parameters == 1 else 0.5) / d**0.5)
-    return torch.from_numpy(_nelder_mead(objective, start.numpy(), width))
+    width = np.full(problem.num_parameters, 0.01 / d**0.5)
+    return torch.from_numpy(_nelder_mead(objective, start.numpy(), width, steps=200))
 
 
-def _nelder_mead(objective: Any, start: np.ndarray, width: np.ndarray) -> np.ndarray:
+def _nelder_mead(objective: Any, start: np.ndarray, width: np.ndarray, steps: int) -> np.ndarray:
     """Minimize without derivatives, which ties do not have; twice, from a fresh simplex."""
     for size in (width, width / 100):
         simplex = np.vstack([start, start + np.diag(size)])
-        options_ = {"initial_simplex": simplex, "xatol": 1e-9, "fatol": 1e-12, "maxiter": 400}
+        options_ = {"initial_simplex": simplex, "xatol": 1e-9, "fatol": 1e-12, "maxiter": steps}
         start = optimize.minimize(objective, start, method="Nelder-Mead", options=options_).x
     return start
 
 
 def _descend(problem: Problem, d: float) -> RelaxedBayesMinimum:
+    """Descend, with the maximizer in sight; where another is higher at the end, go on with it."""
+    best = _minimum(problem, problem.mean, d)
+    here, maximizer = best, torch.zeros(1, problem.num_parameters, dtype=torch.float64)
+    for _ in range(ROUNDS):
+        mean = _descended(_at(problem, here.mean), maximizer, d)
+        here = _minimum(problem, mean, d)
+        if not here.value < best.value:
+            break
+        best = here
+        if len(here.maximizers):
+            maximizer = (here.maximizers[:1] - mean) / problem.sd
+    return best
+
+
+def _descended(problem: Problem, maximizer: Tensor | None, d: float) -> Tensor:
     """Minimize by gradients: that of a supremum is the gradient at its maximizer."""
     decay = 1.0 / (problem.variance + 1.0 / d)
-    state = {"x": torch.zeros(1, problem.num_parameters, dtype=torch.float64)}
+    if maximizer is None:
+        found = _supremum(problem).maximizers[:1]
+        maximizer = ((found if len(found) else problem.mean[None]) - problem.mean) / problem.sd
+    state: dict[str, Tensor] = {"x": maximizer}
 
     def value_and_gradient(z: np.ndarray) -> tuple[float, np.ndarray]:
         there = _at(problem, torch.from_numpy(z.copy()))
         state["x"], value = _nearby_maximum(there, state["x"])
         theta = there.theta(state["x"]).requires_grad_(True)
-        (slope,) = torch.autograd.grad(there.loss(theta).sum(), theta)
+        losses = there.loss(theta).sum()
+        slope = torch.autograd.grad(losses, theta)[0] if losses.requires_grad else 0.0 * theta
         total = value + _prior_terms(there.mean, there.variance, d)
-        return total, (slope[0].to(torch.float64) + decay * there.mean).numpy()
+        return total, (slope.detach()[0].to(torch.float64) + decay * there.mean).numpy()
 
-    found = optimize.minimize(
-        value_and_gradient,
-        problem.mean.numpy(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 500, "gtol": GRADIENT_TOLERANCE, "ftol": 1e-15},
+    return torch.from_numpy(
+        optimize.minimize(
+            value_and_gradient,
+            problem.mean.numpy(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": 500, "gtol": GRADIENT_TOLERANCE, "ftol": 1e-15},
+        ).x
     )
-    return _minimum(_at(problem, torch.from_numpy(found.x)), None, d)
 
 
 def _nearby_maximum(problem: Problem, start: Tensor) -> tuple[Tensor, float]:

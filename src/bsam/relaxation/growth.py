@@ -14,10 +14,54 @@ from bsam.relaxation.arguments import Problem, warn_of_overflow
 
 EXPONENTS = torch.tensor([*range(-2, 13), 25, 50, 100], dtype=torch.float64)
 RADII = 10.0**EXPONENTS
+DIRECTIONS = 360
 BEYOND = 1e20
 """No search goes so far: an overflow there, as of losses in float32, changes nothing."""
 SUBQUADRATIC = 1.9
 """A loss that overflows far out, and grows with a smaller exponent before, has limit 0."""
+
+
+def directions(problem: Problem) -> Tensor:
+    """Return unit vectors in standard coordinates all around, shape (n, P), for P of 1 or 2.
+
+    In the plane some are equally spaced in standard coordinates, some in theta.
+    """
+    if problem.num_parameters == 1:
+        return torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    in_theta = circle(DIRECTIONS) / problem.sd
+    return torch.cat([circle(DIRECTIONS), in_theta / in_theta.norm(dim=1, keepdim=True)])
+
+
+def steepest(problem: Problem, quadratic: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return directions in which the loss outgrows a paraboloid most, its growth, and by how much.
+
+    Args:
+        problem: of one or two parameters.
+        quadratic: factors of the quadratic statistics in standard coordinates.
+    """
+
+    def excess(unit: Tensor) -> Tensor:
+        return growth(problem, unit) - problem.squares(unit) @ quadratic
+
+    found = directions(problem)
+    if problem.num_parameters > 1:
+        starts = found[excess(found).topk(4).indices]
+        angles = torch.atan2(starts[:, 1], starts[:, 0])
+        for width in 2 * math.pi / DIRECTIONS * 0.25 ** torch.arange(12, dtype=torch.float64):
+            trial = angles[:, None] + width * torch.linspace(-1, 1, 9, dtype=torch.float64)
+            winner = excess(_unit(trial).flatten(0, 1)).reshape(trial.shape).argmax(1)
+            angles = trial[torch.arange(len(angles)), winner]
+        found = _unit(angles)
+    return found, growth(problem, found), excess(found)
+
+
+def circle(count: int) -> Tensor:
+    """Return unit vectors in the plane, the axes and diagonals among them, shape (count, 2)."""
+    return _unit(torch.arange(count, dtype=torch.float64) * (2 * math.pi / count))
+
+
+def _unit(angles: Tensor) -> Tensor:
+    return torch.stack([angles.cos(), angles.sin()], -1)
 
 
 def growth(problem: Problem, directions: Tensor, *, warn: bool = False) -> Tensor:

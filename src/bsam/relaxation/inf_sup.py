@@ -21,13 +21,12 @@ from torch import Tensor
 
 from bsam.relaxation import search
 from bsam.relaxation.arguments import Problem
-from bsam.relaxation.growth import growth
+from bsam.relaxation.growth import directions, growth, steepest
 from bsam.relaxation.results import Value
 
 TOLERANCE = 1e-7
 MAX_STEPS = 4000
 MAX_ROUNDS = 10
-DIRECTIONS = 720
 KEEP = 8
 THOROUGH = 200
 """Local maxima that are refined at each step, and for the best paraboloid."""
@@ -35,17 +34,19 @@ THOROUGH = 200
 
 def minimize_over_paraboloids(problem: Problem) -> Value:
     """Return -f** with a lower and an upper bound, for P of 1 or 2."""
-    directions = _directions(problem)
-    limits = growth(problem, directions, warn=True)
+    around = directions(problem)
+    limits = growth(problem, around, warn=True)
     if (limits == math.inf).any():
         return Value(math.inf, method="grows faster than a square: no paraboloid lies above")
-    bound = _Bound(problem, search.Cover.of(problem), directions, limits)
+    bound = _Bound(problem, search.Cover.of(problem), around, limits)
     for _ in range(MAX_ROUNDS):
         lower, upper, best = _shrink(bound)
         checked, _ = bound.at(best, keep=THOROUGH)
         if checked <= upper + TOLERANCE * max(1.0, abs(upper)):
             break
-    upper = max(checked, upper)
+    # Between the directions looked at the loss may outgrow the paraboloid: steepen it there too.
+    outgrown = steepest(problem, best[problem.num_parameters :])[-1].clamp(min=0.0).max().item()
+    upper = max(checked, upper) + outgrown * float(problem.second_moments.sum())
     lower = min(lower, upper)
     middle = (upper + lower) / 2
     return Value(middle, lower=lower, upper=upper, method="ellipsoid method over paraboloids")
@@ -147,9 +148,3 @@ class _Ellipsoid:
         grow = n * n / (n * n - 1) * (1 - depth * depth)
         self.shape = grow * (self.shape - shrink * torch.outer(step, step))
         self.shape = (self.shape + self.shape.T) / 2
-
-
-def _directions(problem: Problem) -> Tensor:
-    if problem.num_parameters == 1:
-        return torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    return search.circle(DIRECTIONS)

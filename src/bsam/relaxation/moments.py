@@ -27,12 +27,13 @@ from torch import Tensor
 from bsam.relaxation import search
 from bsam.relaxation.arguments import Problem
 from bsam.relaxation.atoms import unbounded
-from bsam.relaxation.growth import growth
+from bsam.relaxation.growth import directions, growth, steepest
 from bsam.relaxation.results import Paraboloid, Value, WorstCase
 
 TOLERANCE = 1e-9
+SLACK = 1e-8
+"""What the tolerances of the linear program may add to the upper bound."""
 MAX_ROUNDS = 60
-DIRECTIONS = 360
 NEAR = 30.0
 """Distance, in standard deviations, within which worst cases are looked for first."""
 CANDIDATES = (32, 200)
@@ -103,22 +104,16 @@ class Solution:
 
 def worst_case(problem: Problem) -> WorstCase:
     """Solve the moment problem for P of 1 or 2, with a certificate."""
-    directions = _directions(problem)
-    limits = growth(problem, directions, warn=True)
+    around = directions(problem)
+    limits = growth(problem, around, warn=True)
     if (limits == math.inf).any():
         return unbounded(problem)
     cover = search.Cover.of(problem)
     start = _feasible(problem)
     columns = Columns(start[:0], start[:0, 0], torch.zeros(0, dtype=torch.bool))
     columns = columns.with_points(start, problem.at(start)).with_points(*cover.every(START))
-    columns = columns.with_points(directions, limits, at_infinity=True)
+    columns = columns.with_points(around, limits, at_infinity=True)
     return _exchange(problem, columns, cover)
-
-
-def _directions(problem: Problem) -> Tensor:
-    if problem.num_parameters == 1:
-        return torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    return search.circle(DIRECTIONS)
 
 
 def _feasible(problem: Problem) -> Tensor:
@@ -132,8 +127,8 @@ def _exchange(problem: Problem, columns: Columns, cover: search.Cover) -> WorstC
     """Add points to the columns until no point lies above the paraboloid; read the result off."""
     for _ in range(MAX_ROUNDS):
         solution = solve(problem, columns)
-        steeper = _steeper_directions(problem, solution)
-        shortfall = _shortfall(problem, solution, *steeper).clamp(min=0.0).max().item()
+        *steeper, outgrown = steepest(problem, solution.quadratic)
+        shortfall = outgrown.clamp(min=0.0).max().item()
         above, lift = _highest_above(problem, solution, cover)
         shortfall = max(lift, shortfall)
         gap = lift + shortfall * float(problem.second_moments.sum())
@@ -147,7 +142,8 @@ def _exchange(problem: Problem, columns: Columns, cover: search.Cover) -> WorstC
         columns = solved
     paraboloid = _paraboloid(problem, solution, lift, shortfall)
     nearer, solution = _nearer(problem, columns, solution)
-    return _read_off(problem, nearer, solution, solution.value + gap, paraboloid)
+    upper = solution.value + gap + SLACK * max(1.0, abs(solution.value))
+    return _read_off(problem, nearer, solution, upper, paraboloid)
 
 
 def _pruned(problem: Problem, columns: Columns, solution: Solution) -> Columns:
@@ -221,32 +217,6 @@ def _unit(costs: Tensor) -> float:
     """Return the size of the costs that matter, which the solver's tolerances refer to."""
     size = max(float(-costs.min()), float(costs.abs().median()))
     return size if size > 0.0 else 1.0
-
-
-def _steeper_directions(problem: Problem, solution: Solution) -> tuple[Tensor, Tensor]:
-    """Return directions in which the loss outgrows the paraboloid most, and its growth there."""
-    if problem.num_parameters == 1:
-        directions = _directions(problem)
-        return directions, growth(problem, directions)
-
-    def shortfall(points: Tensor) -> Tensor:
-        unit = points / points.norm(dim=1, keepdim=True)
-        return _shortfall(problem, solution, unit, growth(problem, unit))
-
-    coarse = search.circle(DIRECTIONS)
-    starts = coarse[shortfall(coarse).topk(4).indices]
-    angles = torch.atan2(starts[:, 1], starts[:, 0])
-    for width in 2 * math.pi / DIRECTIONS * 0.25 ** torch.arange(12, dtype=torch.float64):
-        trial = angles[:, None] + width * torch.linspace(-1, 1, 9, dtype=torch.float64)
-        unit = torch.stack([trial.cos(), trial.sin()], -1)
-        winner = shortfall(unit.flatten(0, 1)).reshape(trial.shape).argmax(1)
-        angles = trial[torch.arange(len(angles)), winner]
-    directions = torch.stack([angles.cos(), angles.sin()], 1)
-    return directions, growth(problem, directions)
-
-
-def _shortfall(problem: Problem, solution: Solution, unit: Tensor, limits: Tensor) -> Tensor:
-    return limits - problem.squares(unit) @ solution.quadratic
 
 
 def _highest_above(

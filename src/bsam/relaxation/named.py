@@ -86,7 +86,7 @@ def find(text: str, argument: str = "loss") -> NamedLoss:
     if text in NAMED:
         return NAMED[text]
     if is_a_bare_name(text):
-        close = difflib.get_close_matches(text.lower(), NAMED, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(text.lower(), [VARIABLE, *NAMED], n=1, cutoff=0.5)
         meant = f"did you mean {close[0]}? Known" if close else "known"
         raise ValueError(
             f"{argument}={text[:60]}: is no known name; {meant} are {', '.join(NAMED)}; or "

@@ -39,8 +39,16 @@ class NetworkLoss:
 
     def __call__(self, theta: Tensor) -> Tensor:
         """Return the sum of losses at theta (..., P), shape (...), in float64."""
-        rows = theta.reshape(-1, theta.shape[-1])
-        losses = torch.vmap(self._loss, chunk_size=CHUNK)(rows)
+        if theta.dim() == 0 or theta.shape[-1] != len(self.mean):
+            raise ValueError(
+                f"theta: of shape {tuple(theta.shape)}: must end in {len(self.mean)}, the "
+                "number of the network's parameters; pass loss.mean or a tensor like it."
+            )
+        rows = theta.reshape(-1, theta.shape[-1]).to(torch.float64)
+        try:
+            losses = torch.vmap(self._loss, chunk_size=CHUNK)(rows)
+        except (RuntimeError, NotImplementedError):  # a layer that cannot be batched, as LSTM
+            losses = torch.stack([self._loss(row) for row in rows])
         return self.scale * losses.reshape(theta.shape[:-1])
 
     def parameters(self, theta: Tensor) -> dict[str, Tensor]:
@@ -96,6 +104,8 @@ def loss_of(
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("model: has no parameter that requires a gradient; set requires_grad.")
     double = copy.deepcopy(unwrapped(model)).to(torch.float64).eval()
+    if isinstance(loss_fn, nn.Module):
+        loss_fn = copy.deepcopy(loss_fn).to(torch.float64)
     inputs = inputs.to(torch.float64) if inputs.is_floating_point() else inputs
     targets = targets.to(torch.float64) if targets.is_floating_point() else targets
     return NetworkLoss(double, loss_fn, inputs, targets, len(targets) if reduction == "mean" else 1)

@@ -18,6 +18,7 @@ from torch import Tensor
 from bsam import options
 from bsam.relaxation.arguments import Problem, checked_mean
 from bsam.relaxation.ball import ball_maximizers, gradient
+from bsam.relaxation.networks import NetworkLoss
 from bsam.relaxation.supremum import max_loss
 
 FLAT = 1e-12
@@ -68,7 +69,8 @@ def sam_variance(loss: Any, mean: Any, rho: float, *, num_data: float | None = N
     .. math:: v = \rho \, / \, |\nabla \ell(m + \epsilon^*)|, \qquad
               \epsilon^* = \arg\max_{|\epsilon| \le \rho} \ell(m + \epsilon)
 
-    The other direction of :func:`sam_radius`.
+    The other direction of :func:`sam_radius`, where the largest penalized loss at v is the one in
+    this ball: :func:`sam_is_bayes` looks whether it is.
 
     Args:
         loss: a function of a tensor (..., P) that gives (...): the sum over examples, or their mean
@@ -104,6 +106,11 @@ def summed_loss(loss: Any, num_data: float | None) -> Any:
     """Return the sum of losses, where the loss given is the mean over num_data examples."""
     if num_data is None or not callable(loss):
         return loss
+    if isinstance(loss, NetworkLoss):
+        raise ValueError(
+            f"num_data={num_data!r}: must be left out with a loss of loss_of(), which is the sum "
+            "over examples already; multiply a weight decay beside the mean loss by num_data."
+        )
     scale = options.real("num_data", num_data, above=0.0, advice="pass len(train_set)")
     return lambda theta: scale * loss(theta)
 

@@ -42,7 +42,9 @@ def relaxed_loss(loss: Any, mean: Any, variance: Any, *, method: str = "auto") -
 
     Returns:
         A :class:`Value`, ``math.inf`` if the loss grows faster than a square. In one and two
-        dimensions it is right to 1e-6, with bounds in ``lower`` and ``upper``. Above, it is a lower
+        dimensions it is right to 1e-6, with bounds in ``lower`` and ``upper``; ``upper`` is as
+        certain as the search, which sees features wider than a fiftieth of their distance to the
+        mean or the origin. ``"transform"`` gives an estimate with an error. Above, it is a lower
         bound, as ``kind`` says; ``upper`` is finite for losses that know a certificate
         (:class:`Quadratic`, :class:`LogisticRegression`, :class:`Lipschitz`).
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bsam.relaxation.arguments import Problem
+from bsam.relaxation.growth import circle
 
 GRID_DIMENSIONS = 2
 """The largest P that candidates cover."""
@@ -83,12 +84,6 @@ def _cover(num_parameters: int) -> tuple[Tensor, Tensor]:
     radii = torch.logspace(-3, math.log10(FARTHEST), 160, dtype=torch.float64)
     square = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
     return square, circle(64) * radii[:, None, None]
-
-
-def circle(count: int) -> Tensor:
-    """Return unit vectors in the plane, the axes and diagonals among them, shape (count, 2)."""
-    angles = torch.arange(count, dtype=torch.float64) * (2 * math.pi / count)
-    return torch.stack([angles.cos(), angles.sin()], 1)
 
 
 def local_maxima(grids: Sequence[Tensor], values: Sequence[Tensor], keep: int) -> Tensor:

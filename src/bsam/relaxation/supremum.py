@@ -15,10 +15,9 @@ from torch import Tensor
 from bsam.relaxation import search
 from bsam.relaxation.arguments import Problem
 from bsam.relaxation.ascent import ascend
-from bsam.relaxation.growth import growth
+from bsam.relaxation.growth import directions, growth, steepest
 from bsam.relaxation.results import Maximum
 
-DIRECTIONS = 360
 FAR = (10.0, 100.0)
 """How many times farther than the Gaussian an ascent starts too: maxima may lie out there."""
 TIE = 1e-7
@@ -134,11 +133,10 @@ def moved(found: Maximum, by: float) -> Maximum:
 
 
 def _outgrows(problem: Problem, quadratic: Tensor) -> bool:
-    line = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    directions = line if problem.num_parameters == 1 else search.circle(DIRECTIONS)
-    limits = growth(problem, directions, warn=True)
-    penalty = problem.squares(directions) @ quadratic
-    return bool((limits - penalty > 1e-9 * (1.0 + penalty.abs())).any())
+    around = directions(problem)
+    growth(problem, around, warn=True)
+    excess = steepest(problem, quadratic)[-1]
+    return bool((excess > 1e-9 * (1.0 + quadratic.abs().max())).any())
 
 
 def _rises_far_out(best: Tensor, value: Tensor, below: search.Change, problem: Problem) -> bool:
@@ -168,16 +166,26 @@ def _by_ascent(problem: Problem, linear: Tensor, quadratic: Tensor) -> Maximum:
         losses = problem.loss(problem.theta(x)).to(torch.float64)
         return losses - x @ linear - problem.squares(x) @ quadratic
 
-    points, values = ascend(objective, _starts(problem, objective))
-    if not values.isfinite().all() or (points.norm(dim=1) > search.FARTHEST).any():
-        return infinite(problem, "an ascent rises without bound")
-    return _maximum(problem, points, values, "lower bound", "ascents from several starts")
+    starts = _starts(problem, objective)
+    points, values = ascend(objective, starts)
+    finite = values.isfinite() & points.isfinite().all(1)
+    ways = torch.cat([points[finite], starts, torch.eye(problem.num_parameters)[:8]])
+    ways = ways[ways.norm(dim=1) > 0]
+    unit = ways / ways.norm(dim=1, keepdim=True)
+    unit = torch.cat([unit, -unit])
+    excess = growth(problem, unit, warn=True) - problem.squares(unit) @ quadratic
+    if (excess > 1e-9 * (1.0 + quadratic.abs().max())).any() or not finite.any():
+        return infinite(problem, "the loss outgrows the penalty in some direction")
+    return _maximum(
+        problem, points[finite], values[finite], "lower bound", "ascents from several starts"
+    )
 
 
 def _starts(problem: Problem, objective: search.Objective, count: int = 16) -> Tensor:
     """Return the mean, steps along the gradient, draws of the Gaussian, and some far out."""
     origin = torch.zeros(1, problem.num_parameters, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(objective(origin).sum(), origin)
+    slope = slope.nan_to_num(nan=0.0)  # as of a norm at zero
     step = slope / slope.norm().clamp(min=1e-300) * math.sqrt(problem.num_parameters)
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(count, problem.num_parameters, generator=generator, dtype=torch.float64)

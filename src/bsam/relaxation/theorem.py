@@ -75,7 +75,11 @@ def sam_is_bayes(
     r"""Measure how far a model that SAM trained is from a minimum of relaxed Bayes.
 
     Computes the variance v that goes with rho and minimizes the relaxed Bayes objective from
-    ``mean`` at that v; if the assumptions hold the minimum is the same point.
+    ``mean`` at that v; if the assumptions hold the minimum is the same point. For a network trained
+    on N examples with the mean loss and a weight decay delta, :func:`loss_of` gives the sum, so::
+
+        loss = relaxation.loss_of(model, loss_fn, inputs, targets)
+        relaxation.sam_is_bayes(loss, loss.mean, rho, weight_decay=len(inputs) * delta)
 
     Args:
         loss: a function of a tensor (..., P) that gives (...): the sum over examples, or their mean
@@ -149,31 +153,34 @@ def _relative(residual: Tensor, scale: Tensor) -> float:
     return float(residual.norm() / scale.norm().clamp(min=1e-300))
 
 
-def _largest_eigenvalue(loss: Any, theta: Tensor, rounds: int = 100) -> float:
-    """Return the largest eigenvalue of the Hessian, by power iterations on a shifted one."""
-    largest = _power(loss, theta, 0.0, rounds)
-    if largest >= 0.0:
-        return largest
-    return _power(loss, theta, -largest, rounds) + largest
+def _largest_eigenvalue(loss: Any, theta: Tensor, rounds: int = 300) -> float:
+    """Return the largest eigenvalue of the Hessian, by power iterations.
+
+    Shifted by a bound on the size of all, so that the largest is the one of largest size.
+    """
+    _, size = _power(loss, theta, 0.0, rounds)
+    shift = 1.1 * size
+    return _power(loss, theta, shift, rounds)[0] - shift
 
 
-def _power(loss: Any, theta: Tensor, shift: float, rounds: int) -> float:
+def _power(loss: Any, theta: Tensor, shift: float, rounds: int) -> tuple[float, float]:
+    """Return the Rayleigh quotient of a shifted Hessian, and how much it stretches."""
     point = theta.detach()[None].requires_grad_(True)
     (slope,) = torch.autograd.grad(loss(point).sum(), point, create_graph=True)
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(1, len(theta), generator=generator, dtype=torch.float64)
-    value = 0.0
+    value = size = 0.0
     for _ in range(rounds):
         direction = direction / direction.norm()
         if not slope.requires_grad:
-            return 0.0
+            return shift, 0.0
         (product,) = torch.autograd.grad(slope, point, direction, retain_graph=True)
         product = product + shift * direction
-        value = float((product * direction).sum())
-        if not float(product.norm()) > 0.0:
-            return 0.0
+        value, size = float((product * direction).sum()), float(product.norm())
+        if not size > 0.0:
+            break
         direction = product
-    return value
+    return value, size
 
 
 def _excess(loss: Any, mean: Tensor, variance: float, eps: Tensor) -> float:
