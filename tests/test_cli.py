@@ -10,6 +10,7 @@ import pytest
 
 import bsam
 from bsam import cli
+from bsam.relaxation.expressions import FUNCTIONS
 
 QUICK = ["compare", "digits", "--seeds", "1", "--epochs", "1", "--num-samples", "2"]
 
@@ -70,7 +71,8 @@ def test_version(capsys):
             "--loss=logistc: is no known name; did you mean logistic?",
         ),
         (["relax", "--loss", "theta^2"], "write **, as in theta**2"),
-        (["relax", "--sd", "-1"], "--sd=-1.0: must be greater than 0"),
+        (["relax", "--sd", "-1"], "--sd=-1.0: must be at least 0.001"),
+        (["relax", "--output", ""], "--output='': is empty; name a folder"),
         (["relax", "--mean", "nan"], "--mean=nan: must be at least"),
     ],
 )
@@ -130,10 +132,20 @@ def test_relax_prints_and_writes(capsys, tmp_path):
     assert sorted(os.listdir(folder)) == ["figure.png", "numbers.json", "page.html"]
     content = json.loads((folder / "numbers.json").read_text())
     assert content["arguments"]["expression"] == "-abs(theta) + log(1 + exp(theta))"
-    assert f"{content['relaxed_loss']['value']:.6f}" in out
+    assert f"{content['relaxed_loss']['value']:.6g}" in out
     status, _, err = run(capsys, "relax", "--output", str(folder / "page.html" / "in"))
     assert status == 2
-    assert "page.html" in err
+    assert "cannot be written to (Not a directory); name another folder." in err
+    assert f"--output={folder / 'page.html' / 'in'}: " in err
+    status, _, err = run(capsys, "relax", "--output", str(folder / "page.html"))
+    assert "cannot be written to (File exists); name another folder." in err
+
+
+def test_help_of_relax_lists_what_an_expression_may_use(capsys):
+    _, out, _ = run(capsys, "relax", "--help")
+    told = " ".join(out.replace("│", " ").split())
+    for word in (*FUNCTIONS, '--loss="-theta**2"', "from -1e6 to 1e6", "from 0.001 to 1000"):
+        assert word in told
 
 
 def test_a_place_that_cannot_be_written_is_found_before_training(capsys, tmp_path):

@@ -256,25 +256,30 @@ class Relax:
 
     loss: str = "logistic"
     """logistic, absolute, quadratic, double-well, waves, bump, hinge, huber, ramp, student, dome,
-    quartic; or an expression in theta"""
+    quartic; or an expression in theta with numbers, pi, e, + - * / ** and abs, atan, clip, cos,
+    cosh, erf, exp, log, log1p, logaddexp, max, min, relu, sigmoid, sin, softplus, sqrt, tanh,
+    where; one that begins with a minus is written with =, as in --loss="-theta**2\""""
 
     mean: float = 0.5
-    """of the Gaussian"""
+    """of the Gaussian; from -1e6 to 1e6"""
 
     sd: float = 0.7
-    """standard deviation of the Gaussian"""
+    """standard deviation of the Gaussian; from 0.001 to 1000"""
 
-    output: Path = Path("relaxation")
+    output: str = "relaxation"
     """folder for numbers.json, figure.png and page.html"""
 
     def run(self) -> int:
         """Compute, print, write, and return the exit status."""
         from bsam.experiments import illustration
 
-        printed = illustration.illustrate(self.loss, self.mean, self.sd, self.output)
+        if not self.output.strip():
+            raise ValueError("--output='': is empty; name a folder, such as relaxation.")
+        folder = Path(self.output)
+        printed = illustration.illustrate(self.loss, self.mean, self.sd, folder)
         print(*printed, "", sep="\n")
         names = ("numbers.json", "figure.png", "page.html")
-        print(f"written: {', '.join(str(self.output / name) for name in names)}")
+        print(f"written: {', '.join(str(folder / name) for name in names)}")
         return 0
 
 

@@ -156,6 +156,39 @@ def test_what_is_said():
     assert "average loss is infinite" in said("exp(theta**2)", sd=1.0)
 
 
+@pytest.mark.parametrize(
+    ("text", "mean", "sd", "exact"),
+    [
+        ("1e-9*abs(theta)", 0.5, 0.7, False),
+        ("logistic", 0.5, 1e-3, False),
+        ("logistic", -3.0, 0.1, False),
+        ("quadratic", 0.5, 1e-3, False),  # cannot be told
+        ("theta", 0.5, 0.7, True),
+        ("5", 0.5, 0.7, True),
+    ],
+)
+def test_exact_is_judged_by_the_cost_of_the_noise(text, mean, sd, exact):
+    assert ("is exact here, up to rounding" in said(text, mean, sd)) == exact
+    assert ("is one of many" in said(text, mean, sd)) == exact
+
+
+@pytest.mark.parametrize("text", ["quartic", "theta**3", "exp(theta)"])
+def test_what_no_deviation_makes_finite(text):
+    assert "largest loss is infinite" in said(text)
+    assert "smaller --sd" not in said(text)
+    printed = " ".join(lines(numbers(find(text), 0.5, 0.7)))
+    for words in ("in brackets", "touches it", "how far away"):
+        assert words not in printed
+
+
+def test_atoms_that_are_close_are_shown_as_one():
+    found = {row.key: row.text for row in rows(numbers(find("logistic"), -3.0, 0.1))}
+    assert re.fullmatch(r"-3\.001\d \(0\.9997\), 2\.99\d\d \(0\.00028\)", found["atoms"])
+    found = {row.key: row.text for row in rows(numbers(find("1e-9*abs(theta)"), 0.5, 0.7))}
+    assert found["expected"] == "6.95238e-10"
+    assert found["gap"].startswith("1.6")
+
+
 def test_rows():
     found = {row.key: row for row in rows(numbers(find("quartic"), 0.5, 0.7))}
     assert found["relaxed"].text == found["largest"].text == found["gap"].text == "infinite"
@@ -179,6 +212,8 @@ def test_numbers_in_words():
     assert number(math.nan) == "none"
     assert number(-math.inf) == "-infinite"
     assert number(12345678.9) == "1.23457e+07"
+    assert number(0.0123456789) == "0.0123457"
+    assert number(0.0) == "0"
 
 
 # ------------------------------------------------------------------ the folder
@@ -228,11 +263,12 @@ def test_the_page_holds_what_it_needs(folders, text):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("logistic", 0.5, 0.0), r"^--sd=0.0: must be greater than 0"),
-        (("logistic", 0.5, -1.0), r"^--sd=-1.0: must be greater than 0"),
+        (("logistic", 0.5, 0.0), r"^--sd=0.0: must be at least 0.001.* 1000"),
+        (("logistic", 0.5, -1.0), r"^--sd=-1.0: must be at least 0.001"),
         (("logistic", 0.5, math.inf), r"^--sd=inf: must be "),
         (("logistic", 0.5, 1e9), r"^--sd=1000000000.0: .*rescale theta"),
         (("logistic", math.nan, 1.0), r"^--mean=nan: must be at least -1e\+06"),
+        (("THETA", 0.5, 1.0), r"^--loss=THETA: .*did you mean theta\?"),
         (("logistc", 0.5, 1.0), r"^--loss=logistc: .*did you mean logistic"),
         (("log(theta - 0.2)", 0.5, 1.0), r"^--loss=log\(theta - 0.2\): is nan at theta"),
     ],
@@ -364,6 +400,26 @@ def test_a_penalty_that_is_too_weak_is_said(shown):
     assert cell(driver, "largest") == "infinite"
     assert "A standard deviation below 1.000 makes it finite" in words(driver)
     assert float(cell(driver, "relaxed")) == pytest.approx((0.25 + 1.69) / 2, abs=1e-3)
+
+
+def test_exact_is_said_where_it_is_only(shown):
+    driver = shown("logistic")
+    move(driver, mean=-3.0, sd=0.1)
+    assert "exact" not in words(driver)
+    driver = shown("1e-9*abs(theta)")
+    assert "exact" not in words(driver)
+    assert first_number(cell(driver, "relaxed").replace("\N{MINUS SIGN}", "-")) == pytest.approx(
+        8.6e-10, rel=1e-2
+    )
+
+
+def test_explanations_fit_what_is_infinite(shown):
+    driver = shown("quartic")
+    for words_ in ("in brackets", "touches it", "how far away", "bar at the mean"):
+        assert words_ not in driver.find_element("id", "main").text
+    driver = shown("logistic")
+    for words_ in ("in brackets", "touches it", "how far away", "bar at the mean"):
+        assert words_ in driver.find_element("id", "main").text
 
 
 def test_the_keyboard_moves_the_sliders_and_the_pictures(shown):

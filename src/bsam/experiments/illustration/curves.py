@@ -75,10 +75,13 @@ def relaxed(loss: NamedLoss, known: Lookup, mean: float, sd: float) -> float:
     start = torch.tensor([-1.0, 1.0, 0.0], dtype=torch.float64)
     values = torch.cat([_values(loss, mean + sd * start), known.loss])
     x = torch.cat([start, (known.theta - mean) / sd]).numpy()
+    base = float(_values(loss, torch.tensor([mean], dtype=torch.float64)))
     scale = 1.0 + x * x  # so that a point at infinity is (0, 0, 1) with the growth of the loss
     columns = np.stack([1.0 / scale, x / scale, x * x / scale])
     columns = np.concatenate([columns, [[0.0], [0.0], [1.0]]], axis=1)
-    return _simplex(columns, np.append(values.numpy() / scale, known.growth * sd * sd))
+    costs = np.append((values.numpy() - base) / scale, known.growth * sd * sd)
+    size = float(np.abs(costs).max()) or 1.0  # so that a loss of any size is resolved
+    return base + size * _simplex(columns, costs / size)
 
 
 def _simplex(columns: np.ndarray, costs: np.ndarray) -> float:

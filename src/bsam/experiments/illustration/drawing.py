@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bsam.experiments.illustration.ranges import Ranges
-from bsam.experiments.illustration.words import moments
+from bsam.experiments.illustration.words import merged_atoms, moments
 from bsam.files import written_whole
 from bsam.relaxation.named import NamedLoss
 
@@ -96,9 +96,9 @@ def _draw_bayes(
     axes.fill_between(
         theta, low, low + bell, color=GAUSSIAN, alpha=0.3, lw=1.2, label="Gaussian (not to scale)"
     )
-    atoms = np.array(numbers["worst_case"]["atoms"])
-    if len(atoms):
-        weights = np.array(numbers["worst_case"]["weights"])
+    pairs = merged_atoms(numbers)
+    if pairs:
+        atoms, weights = np.array(pairs).T
         tops, touch = low + band * weights, _values(loss, atoms)
         axes.vlines(atoms, tops, touch, color=PARABOLA, lw=0.8, ls=":")
         axes.vlines(atoms, low, tops, color=PARABOLA, lw=3.5, label="worst distribution")

@@ -1,5 +1,7 @@
 """From a loss and a Gaussian to numbers in words, and a folder with a figure and a page."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bsam import options
@@ -36,16 +38,31 @@ def illustrate(text: str, mean: float, sd: float, folder: Path) -> list[str]:
 
     low, high = SD_RANGE
     options.real("--mean", mean, at_least=-LARGEST_MEAN, at_most=LARGEST_MEAN, advice="try 0.5")
-    options.real("--sd", sd, above=0.0, advice="it is the root of the variance; try 0.7")
-    options.real("--sd", sd, at_least=low, at_most=high, advice="rescale theta in the loss")
+    advice = "it is the root of the variance; try 0.7, or rescale theta in the loss"
+    options.real("--sd", sd, at_least=low, at_most=high, advice=advice)
     loss = find(text, "--loss")
     shown = ranges(mean, sd)
     known = lookup(loss, mean, sd, shown, f"--loss={loss.name}")
-    folder.mkdir(parents=True, exist_ok=True)
+    with _named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     found = numbers(loss, mean, sd) | {"curves": curves(loss, known, shown, sd)}
-    write_json(folder / "numbers.json", found)
-    write_figure(found, loss, shown, folder / "figure.png")
-    content = (folder / "numbers.json").read_bytes()
-    with written_whole(folder / "page.html") as temporary:
-        temporary.write_text(page(found, content, known, shown, loss.description), encoding="utf-8")
+    with _named(folder):
+        write_json(folder / "numbers.json", found)
+        write_figure(found, loss, shown, folder / "figure.png")
+        content = (folder / "numbers.json").read_bytes()
+        text = page(found, content, known, shown, loss.description)
+        with written_whole(folder / "page.html") as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return lines(found, loss.description)
+
+
+@contextmanager
+def _named(folder: Path) -> Generator[None, None, None]:
+    """Have what cannot be written name the option that says where to."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(
+            f"--output={folder}: cannot be written to ({reason}); name another folder."
+        ) from None

@@ -31,6 +31,8 @@ def numbers(loss: NamedLoss, mean: float, sd: float) -> dict[str, Any]:
     points = largest.maximizers[:, 0].tolist() if math.isfinite(peak) else []
     worst = relaxation.worst_case_distribution(loss, center, variance)
     value = _finite_or_infinite(expected)
+    with torch.no_grad():
+        at_mean, *away = loss(mean + sd * torch.tensor([[0.0], [-1.0], [1.0]]).double()).tolist()
     return {
         "version": __version__,
         "arguments": {
@@ -40,6 +42,8 @@ def numbers(loss: NamedLoss, mean: float, sd: float) -> dict[str, Any]:
             "sd": sd,
         },
         "variance": variance,
+        "loss_at_mean": at_mean,
+        "loss_one_sd_away": away,
         "expected_loss": _bounds(expected) | {"value": value},
         "relaxed_loss": _bounds(worst.value),
         "gap": max(0.0, worst.value - value) if math.isfinite(value) else math.nan,

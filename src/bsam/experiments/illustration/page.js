@@ -12,7 +12,7 @@ const MINUS = "\u2212";
 function text(value, digits = 4) {
   if (value === Infinity) return "infinite";
   if (value === -Infinity) return `${MINUS}infinite`;
-  if (Math.abs(value) < 0.5 * 10 ** -digits) return "0";
+  if (Math.abs(value) < 0.1) return String(Number(value.toPrecision(digits))).replace(/-/g, MINUS);
   const small = Math.abs(value) < 1e4 ? value.toFixed(digits) : value.toPrecision(6);
   return small.replace("-", MINUS);
 }
@@ -20,10 +20,27 @@ function text(value, digits = 4) {
 // A slider's value without the noise of adding steps.
 const short = (value) => String(Number(value.toPrecision(6))).replace("-", MINUS);
 
-const points = (list) => list.map((each) => text(each, 3)).join(", ");
+// What is not resolved is told as nothing.
+const clean = (value, size) => (Math.abs(value) < 1e-6 * size ? 0 : value);
 
-function parabolaInWords(parabola) {
-  if (!parabola) return "none lies above";
+const points = (list) => list.map((each) => place(each)).join(", ");
+
+// A place on the axis of theta, with digits enough for the Gaussian's width.
+function place(theta) {
+  const sd = SLIDERS.sd.valueAsNumber;
+  if (Math.abs(theta) < 1e-3 * sd) return "0";
+  return theta.toFixed(Math.min(9, Math.max(3, 2 - Math.floor(Math.log10(sd))))).replace("-", MINUS);
+}
+
+function parabolaInWords(found, now) {
+  if (!found) return "none lies above";
+  const reach = Math.abs(now.mean) + now.sd;
+  const sizes = [found.constant, found.linear * reach, found.quadratic * reach ** 2].map(Math.abs);
+  const most = Math.max(...sizes);
+  const parabola = {
+    constant: clean(found.constant, most), linear: clean(found.linear * reach, most) / reach,
+    quadratic: clean(found.quadratic * reach ** 2, most) / reach ** 2,
+  };
   const term = (value, name) => {
     const size = text(Math.abs(value));
     return size === "0" ? "" : ` ${value < 0 ? MINUS : "+"} ${size} ${name}`;
@@ -31,9 +48,21 @@ function parabolaInWords(parabola) {
   return text(parabola.constant) + term(parabola.linear, "θ") + term(parabola.quadratic, "θ²");
 }
 
+const weight = (value) => (value < 0.01 ? text(value, 2) : text(value, 3));
+
+// Whether the gap is next to nothing beside what the noise costs; for a straight loss, which has no
+// such cost, beside how much the loss changes; and whether the table of the loss resolves that.
+function exactness({ mean, sd, expected: average, relaxed: { value } }) {
+  const middle = LOSS.at(mean), cost = Math.abs(average - middle);
+  const change = Math.max(...[-sd, sd].map((each) => Math.abs(LOSS.at(mean + each) - middle)));
+  const straight = 1e-6 * change + 1e-12 * Math.abs(middle);
+  const small = value - average <= Math.max(1e-3 * cost, straight);
+  return { small, exact: small && (cost <= straight || cost >= 1e-3 * EXTENT) };
+}
+
 function atomsInWords(found) {
   if (found.value === Infinity) return "none: mass escapes to infinity";
-  const atoms = found.atoms.map((each) => `${text(each.theta, 3)} (${text(each.weight, 3)})`);
+  const atoms = found.atoms.map((each) => `${place(each.theta)}\u00a0(${weight(each.weight)})`);
   return atoms.join(", ") + (found.escaping > 0 ? "; mass escapes to infinity" : "");
 }
 
@@ -46,8 +75,10 @@ function sentences(now) {
   } else if (now.relaxed.escaping > 0) {
     const share = text(now.relaxed.escaping, 3);
     said.push(`No distribution is worst: mass escapes to infinity. Ever less of it, ever farther out, carries ${share} of the variance ${text(now.sd ** 2, 3)}; the points shown carry the rest.`);
-  } else if (now.relaxed.value - now.expected < 1e-3 * Math.abs(now.expected) + 1e-5) {
-    said.push("The relaxation is exact, or nearly: hardly any distribution with these moments averages more than the Gaussian.");
+  } else if (exactness(now).exact) {
+    said.push("The relaxation is exact here, up to rounding: no distribution averages more than the Gaussian. The worst distribution is one of many with these moments that average the same; the Gaussian is another.");
+  } else if (exactness(now).small) {
+    said.push("The gap is below what this page resolves: whether the relaxation is exact here cannot be told. The worst distribution may be one of many.");
   } else {
     const count = now.relaxed.atoms.length;
     said.push(`The worst distribution has ${count} point${count === 1 ? "" : "s"}, and averages ${text(now.relaxed.value - now.expected)} more than the Gaussian.`);
@@ -66,14 +97,23 @@ function show(now) {
   const finite = Number.isFinite(now.relaxed.value) && Number.isFinite(now.expected);
   const at = now.largest.at.length > 4 ? "at many points" : `at ${points(now.largest.at)}`;
   const values = {
-    expected: text(now.expected),
-    relaxed: text(now.relaxed.value),
-    gap: finite ? text(Math.max(0, now.relaxed.value - now.expected)) : "infinite",
+    expected: text(clean(now.expected, EXTENT)),
+    relaxed: text(clean(now.relaxed.value, EXTENT)),
+    gap: finite ? text(clean(Math.max(0, now.relaxed.value - now.expected), EXTENT)) : "infinite",
     atoms: atomsInWords(now.relaxed),
-    parabola: parabolaInWords(now.relaxed.parabola),
-    largest: text(now.largest.value) + (now.largest.at.length ? ` ${at}` : ""),
-    radius: Number.isNaN(radius) ? "none" : text(radius, 3),
+    parabola: parabolaInWords(now.relaxed.parabola, now),
+    largest: text(clean(now.largest.value, EXTENT)) + (now.largest.at.length ? ` ${at}` : ""),
+    radius: Number.isNaN(radius) ? "none" : text(clean(radius, now.sd), 3),
   };
+  const there = {
+    relaxed: Number.isFinite(now.relaxed.value), gap: finite, parabola: Boolean(now.relaxed.parabola),
+    atoms: now.relaxed.atoms.length > 0, largest: Number.isFinite(now.largest.value),
+    radius: !Number.isNaN(radius),
+  };
+  for (const [key, is] of Object.entries(there)) {
+    document.querySelectorAll(`[data-there=${key}]`).forEach((each) => { each.hidden = !is; });
+    document.querySelectorAll(`[data-otherwise=${key}]`).forEach((each) => { each.hidden = is; });
+  }
   for (const [key, value] of Object.entries(values)) {
     document.querySelector(`[data-key=${key}]`).textContent = value;
   }
@@ -169,6 +209,12 @@ const HEIGHTS = (() => {
   const least = Math.min(...values), most = Math.max(...values);
   const extent = most - least || Math.max(1, Math.abs(most));
   return [least - 0.08 * extent, most + 0.35 * extent];
+})();
+
+// How much the loss changes in view.
+const EXTENT = (() => {
+  const values = LOSS_IN_VIEW.map(([, y]) => y).sort((p, q) => p - q);
+  return values[Math.floor(0.9 * values.length)] - values[0] || Math.abs(values[0]);
 })();
 
 function drawBayes(now) {

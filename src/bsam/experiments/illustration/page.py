@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from html import escape
@@ -104,7 +105,8 @@ def _typeset(text: str) -> str:
     """Return words for a terminal as a page writes them."""
     text = text.replace("-f**", "\u2212f**").replace(" - ", " \u2212 ").replace("'", "\u2019")
     text = text.replace("l\u2019(", "l\u2032(").replace("eps^2", "ε²").replace("eps", "ε")
-    return escape(text).replace("E_q", "E<sub>q</sub>")
+    text = escape(text).replace("E_q", "E<sub>q</sub>")
+    return re.sub(r"\|?l\u2032?\(m \+ ε\)\|?", r'<span class="together">\g<0></span>', text)
 
 
 def _text(name: str, package: str = "illustration") -> str:

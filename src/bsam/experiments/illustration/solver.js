@@ -126,7 +126,12 @@ function relaxed(loss, mean, sd) {
   if (loss.growth === Infinity) return { value: Infinity, atoms: [], escaping: sd * sd };
   const variance = sd * sd;
   const x = loss.theta.map((theta) => (theta - mean) / sd);
-  const { basis, weights, dual, infinity } = worst(x, loss.loss, loss.growth * variance);
+  const base = loss.at(mean); // so that a loss of any size is resolved
+  const away = (each, j) => Math.abs(each - base) / (1 + x[j] * x[j]);
+  const size = loss.loss.reduce((most, each, j) => Math.max(most, away(each, j)), 0) || 1;
+  const { basis, weights, dual, infinity } = worst(
+    x, loss.loss.map((each) => (each - base) / size), (loss.growth * variance) / size,
+  );
   const found = [];
   let escaping = 0;
   basis.forEach((j, i) => {
@@ -135,7 +140,7 @@ function relaxed(loss, mean, sd) {
     const weight = far ? 0 : weights[i] / (1 + x[j] * x[j]);
     if (weight > 1e-7) found.push({ j, x: x[j], weight });
   });
-  const [c, a, k] = dual;
+  const [c, a, k] = [base + size * dual[0], size * dual[1], size * dual[2]];
   return {
     value: c + k,
     atoms: merged(found).map((atom) => ({ theta: mean + sd * atom.x, weight: atom.weight })),
