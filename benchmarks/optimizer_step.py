@@ -1,12 +1,15 @@
-"""The optimizer's own time for a step, gradients given: loop, foreach, and fused AdamW.
+"""The optimizer's own time for a step, gradients given: BSAM's paths, fused AdamW, ivon-opt.
 
 Run:  .venv/bin/python benchmarks/optimizer_step.py
 
-ResNet-18's shapes (11.2 million weights in 62 tensors) and 2,000 tensors of 1,000 elements; one
-process, interleaved, best of 7, in milliseconds. A BSAM step is sampled(), perturbed() and step()
-with gradients copied in; the time of the copies is taken off.
+ResNet-18's shapes (11.2 million weights in 62 tensors), 2,000 tensors of 1,000 elements, and one
+of 100 million; one process, interleaved, best of several, in milliseconds and as a multiple of
+AdamW's.
+A step is step(closure) with a closure that only hands out gradients.
 """
 
+import importlib.util
+import platform
 import time
 
 import torch
@@ -36,45 +39,62 @@ def milliseconds(run):
     return 1e3 * (time.perf_counter() - start)
 
 
-def measure(shapes):
+def measure(shapes, repeats=REPEATS):
     """Return the best time of each optimizer over these shapes."""
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     gradients = [0.01 * torch.randn_like(p) for p in params]
 
-    def copy_gradients():
+    def closure():  # gradients that a model would leave, without the model
         for p, gradient in zip(params, gradients, strict=True):
-            p.grad = gradient.clone()
+            p.grad = gradient
 
-    def bsam_step(optimizer):
-        optimizer.zero_grad()
-        with optimizer.sampled():
-            copy_gradients()
-        with optimizer.perturbed():
-            copy_gradients()
+    steps = {"AdamW fused": torch.optim.AdamW(params, lr=1e-4, fused=True).step}
+    for name, path in PATHS.items():
+        optimizer = bsam.BSAM(params, lr=1e-4, num_data=1e4, seed=0, **path)
+        steps[name] = lambda optimizer=optimizer: optimizer.step(closure)
+    if importlib.util.find_spec("ivon"):
+        steps["ivon-opt"] = ivon_step(params, closure)
+    closure()
+    times = {name: [] for name in steps}
+    for _ in range(repeats + 1):  # the first one compiles and makes the state
+        for name, step in steps.items():
+            times[name].append(milliseconds(step))
+    return {name: min(each[1:]) for name, each in times.items()}
+
+
+def ivon_step(params, closure):
+    """Return a step of the rival, one sample as in its documentation."""
+    import ivon
+
+    optimizer = ivon.IVON(params, lr=1e-4, ess=1e4)
+
+    def step():
+        with optimizer.sampled_params(train=True):
+            closure()
         optimizer.step()
 
-    adamw = torch.optim.AdamW(params, lr=1e-4, fused=True)
-    paths = {
-        name: bsam.BSAM(params, lr=1e-4, num_data=1e4, seed=0, foreach=foreach)
-        for name, foreach in (("BSAM loop", False), ("BSAM foreach", True))
-    }
-    copies, times = [], {"AdamW fused": [], **{name: [] for name in paths}}
-    for _ in range(REPEATS):
-        copies.append(milliseconds(copy_gradients))
-        times["AdamW fused"].append(milliseconds(adamw.step))
-        for name, optimizer in paths.items():
-            times[name].append(milliseconds(lambda optimizer=optimizer: bsam_step(optimizer)))
-    taken_off = {name: 2 * min(copies) if name in paths else 0.0 for name in times}
-    return {name: min(each) - taken_off[name] for name, each in times.items()}
+    return step
 
 
 def main() -> None:
     """Print one line for each optimizer and set of shapes."""
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for title, shapes in (("ResNet-18", resnet18_shapes()), ("2,000 small", [(1000,)] * 2000)):
-        for name, best in measure(shapes).items():
-            print(f"{title:12} {name:13} {best:7.1f} ms")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor()}")
+    for title, (shapes, repeats) in SETS.items():
+        times = measure(shapes, repeats)
+        for name, best in times.items():
+            print(f"{title:12} {name:14} {best:8.1f} ms {best / times['AdamW fused']:6.1f} x AdamW")
 
+
+PATHS = {
+    "BSAM loop": {"foreach": False},
+    "BSAM foreach": {"foreach": True},
+    "BSAM compiled": {"compiled": True},
+}
+SETS = {
+    "ResNet-18": (resnet18_shapes(), REPEATS),
+    "2,000 small": ([(1000,)] * 2000, REPEATS),
+    "one of 100 M": ([(100_000_000,)], 3),
+}
 
 if __name__ == "__main__":
     main()
