@@ -101,8 +101,9 @@ class MagnitudeOfTheMean(bsam.BSAM):
     """s learns from |mean g| over sub-batches instead of from mean |g|."""
 
     def _to_perturbation(self, gradients):
+        signs = {p: g.sign() for p, g in present(gradients).items()}
         record = super()._to_perturbation(gradients)
-        return {p: None if a is None else a * gradients[p].sign().to(a) for p, a in record.items()}
+        return {p: None if a is None else a * signs[p].to(a) for p, a in record.items()}
 
     def _update(self):
         for p, scale in self._scales.items():

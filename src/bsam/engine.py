@@ -53,10 +53,13 @@ class TwoPassOptimizer(GroupedOptimizer):
 
     @abstractmethod
     def _to_perturbation(self, gradients: Gradients) -> Gradients:
-        """Move the weights from the mean uphill; return what to record of the first gradients."""
+        """Move the weights from the mean uphill; return what to record of the first gradients.
+
+        It may empty the gradients that it is given, which nothing else needs.
+        """
 
     def _record(self, record: Gradients, share: float) -> None:
-        """Fold what ``_to_perturbation`` returned into the means over sub-batches."""
+        """Fold what ``_to_perturbation`` returned into means over sub-batches, and empty it."""
 
     @abstractmethod
     def _update(self) -> None:

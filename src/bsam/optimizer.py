@@ -247,7 +247,9 @@ class BSAM(TwoPassOptimizer):
         record: Gradients = dict.fromkeys(gradients)
         given = present(gradients)
         for group, bundle in self._bundles(list(given)):
-            first = _in_state_dtype([given[p] for p in bundle])
+            # What is recorded takes the place of the gradients, a bundle at a time.
+            gradients.update(dict.fromkeys(bundle))
+            first = _in_state_dtype([given.pop(p) for p in bundle])
             uphill = _lines(group, bundle).perturb_and_scale
             scales = uphill(bundle, first, self._states(bundle, "s"), rho=group["rho"])
             record.update(zip(bundle, scales, strict=True))
@@ -255,8 +257,8 @@ class BSAM(TwoPassOptimizer):
 
     @torch.no_grad()
     def _record(self, record: Gradients, share: float) -> None:
-        for p, scale in record.items():
-            self._scales[p] = running_mean(self._scales.get(p), scale, share)
+        for p in list(record):
+            self._scales[p] = running_mean(self._scales.get(p), record.pop(p), share)
 
     @torch.no_grad()
     def _update(self) -> None:
