@@ -97,3 +97,15 @@ def closure_for(model, x, y):
 def identical(a, b):
     """Bit for bit equality of two sequences of tensors."""
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def allocated(call):
+    """Return the bytes that a call has allocated at its peak and at its end, above its start."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        call()
+    used = peak = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            used += event.nbytes()
+            peak = max(peak, used)
+    return peak, used

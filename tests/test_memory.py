@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scenarios import allocated
 
 import bsam
 from bsam import compiled
@@ -9,18 +10,6 @@ from bsam import compiled
 TENSORS, SIZE = 40, 250_000
 COPY = 4 * TENSORS * SIZE
 SLACK = 5 / TENSORS  # what a line works on, a tensor at a time, and pieces of noise
-
-
-def profile(call):
-    """Return the bytes at the peak and at the end, above those at the start."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        call()
-    used = peak = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]":
-            used += event.nbytes()
-            peak = max(peak, used)
-    return peak, used
 
 
 def trained(**path):
@@ -55,7 +44,7 @@ def test_copies_at_the_peak_of_a_step_of_closures(path, sub_batches, copies):
     if "compiled" in path and not compiled.works(torch.device("cpu"), torch.float32):
         pytest.skip("no working C++ compiler for torch.compile")
     optimizer, closure = trained(**path)
-    peak, kept = profile(lambda: optimizer.step([closure] * sub_batches))
+    peak, kept = allocated(lambda: optimizer.step([closure] * sub_batches))
     assert copies - SLACK < peak / COPY < copies + SLACK
     assert kept / COPY < 1.0 + SLACK  # the gradients
 
@@ -71,5 +60,5 @@ def test_with_contexts_several_sub_batches_cost_one_copy_more():
                 closure()
         optimizer.step()
 
-    peak, _ = profile(step)
+    peak, _ = allocated(step)
     assert 5 - SLACK < peak / COPY < 5 + SLACK

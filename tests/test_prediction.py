@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scenarios import identical, mlp
+from scenarios import allocated, identical, mlp
 from torch import nn
 
 import bsam
@@ -227,24 +227,12 @@ def test_batches_are_read_once_and_not_held():
     assert most <= 9
 
 
-def largest_allocation(call):
-    with torch.profiler.profile(profile_memory=True) as profile:
-        call()
-    used = peak = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]":
-            used += event.nbytes()
-            peak = max(peak, used)
-    return peak
-
-
 @pytest.mark.parametrize("method", ["loop", "vmap"])
 def test_memory_does_not_grow_with_the_number_of_samples(method):
     model, x = nn.Linear(200, 100), torch.randn(50, 200)
     posterior = posterior_of(model)
     few, many = (
-        largest_allocation(lambda n=n: predict(model, posterior, x, n, method=method))
-        for n in (16, 128)
+        allocated(lambda n=n: predict(model, posterior, x, n, method=method))[0] for n in (16, 128)
     )
     assert few > 80_000
     assert many <= 1.1 * few
