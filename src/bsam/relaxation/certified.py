@@ -145,7 +145,7 @@ def _curvature(xi: Tensor) -> Tensor:
 
 
 class Lipschitz:
-    r"""A loss with a known Lipschitz constant: |l(a) - l(b)| <= constant |a - b|.
+    r"""A loss with a known Lipschitz constant: ``|l(a) - l(b)| <= constant |a - b|``.
 
     Then :math:`-f^{**} \le \ell(m) + L \sqrt{\sum_i v_i}`.
 

@@ -26,20 +26,20 @@ class SamIsBayes:
     Attributes:
         rho: radius of SAM.
         variance: v of the site that goes with it.
-        decay: d', the factor of |m|^2 / 2 beside the sum of losses.
+        decay: d', the factor of ``|m|^2 / 2`` beside the sum of losses.
         prior_precision: d with d' = 1 / (v + 1/d); infinite or negative if v d' >= 1, where
             there is no such prior.
-        stationarity: |grad l(m + eps) + d' m| / |d' m|: is m a minimum of SAM at all? Where
+        stationarity: ``|grad l(m + eps) + d' m| / |d' m|``: is m a minimum of SAM at all? Where
             maximizers are tied the smallest over averages of their gradients.
-        alignment: |eps + rho m / |m|| / rho: at a minimum eps points towards the origin.
+        alignment: ``|eps + rho m / |m|| / rho``: at a minimum eps points towards the origin.
         curvature: v times the largest eigenvalue of the loss' Hessian at m + eps: below 1, eps is a
             local maximizer of the loss less its penalty too.
         ties: how many maximizers in the ball have the same loss, up to a relative 1e-6.
         excess: how much higher the penalized loss is at another eps, relatively; inf if it is
             unbounded. Above two parameters 0 means that none was found, from near and far.
-        distance: |m' - m| / |m| for the minimum m' of relaxed Bayes that a descent from m reaches
-            at the same v; nan if there is no such prior, or no minimum since the penalized loss is
-            unbounded.
+        distance: ``|m' - m| / |m|`` for the minimum m' of relaxed Bayes that a descent from m
+            reaches at the same v; nan if there is no such prior, or no minimum since the penalized
+            loss is unbounded.
         bayes_stationarity: the same as stationarity for m' and the maximizers of the penalized
             loss there: has that descent arrived? nan where distance is.
     """
