@@ -1,5 +1,7 @@
 """Small problems with known gradients, and optimizers that replay given noise."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -109,3 +111,12 @@ def allocated(call):
             used += event.nbytes()
             peak = max(peak, used)
     return peak, used
+
+
+@contextmanager
+def one_thread():
+    """Small tensors gain nothing from threads, which wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

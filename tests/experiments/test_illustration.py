@@ -10,6 +10,7 @@ import torch
 from experiments import browser as browsers
 from hypothesis import given
 from hypothesis import strategies as st
+from scenarios import one_thread
 
 import bsam
 from bsam import relaxation
@@ -26,11 +27,9 @@ STEP = "where(theta<0.3, 1, 0)"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def quiet():
+    with one_thread():
+        yield
 
 
 def known(text, mean=0.5, sd=0.7):

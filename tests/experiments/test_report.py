@@ -13,8 +13,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import torch
 from experiments import browser as browsers
+from scenarios import one_thread
 from short_runs import carried_out, short
 
 import bsam
@@ -38,11 +38,9 @@ HOSTILE = '<img src=x onerror="alert(1)">&\'</script>'
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def quiet():
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

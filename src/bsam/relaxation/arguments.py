@@ -12,8 +12,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from bsam import options
-
 Loss = Callable[[Tensor], Tensor]
 """A function of theta, shape (..., P), that gives the losses, shape (...)."""
 
@@ -142,11 +140,6 @@ def _check_shape(loss: Loss, mean: Tensor) -> None:
         )
     if result.isnan().any():
         raise ValueError("loss: is NaN at the mean; it must be a number everywhere.")
-
-
-def one_of(name: str, value: object, allowed: tuple[str, ...], advice: str) -> str:
-    """Return a choice, checked."""
-    return str(options.one_of(name, value, allowed, advice=advice))
 
 
 def warn_of_overflow(radius: float) -> None:

@@ -108,7 +108,7 @@ def _corner(problem: Problem, start: Tensor, rounds: int = 30) -> Tensor:
     length sqrt(P), and the climb is a power method for the direction of largest curvature.
     """
     best, kept = -math.inf, start
-    u = start.sign() if not problem.isotropic else start / start.norm() * len(start) ** 0.5
+    u = _outermost(problem, start)
     for _ in range(rounds):
         x = torch.stack([u, -u]).requires_grad_(True)
         value = problem.loss(problem.theta(x)).to(torch.float64).sum()
@@ -119,8 +119,15 @@ def _corner(problem: Problem, start: Tensor, rounds: int = 30) -> Tensor:
         pull = slopes[0] - slopes[1]
         if not float(pull.norm()) > 0.0:
             break
-        u = pull.sign() if not problem.isotropic else pull / pull.norm() * len(pull) ** 0.5
+        u = _outermost(problem, pull)
     return kept
+
+
+def _outermost(problem: Problem, direction: Tensor) -> Tensor:
+    """Return the u that lies farthest along a direction of all for which +-u has the moments."""
+    if problem.isotropic:
+        return direction / direction.norm() * math.sqrt(len(direction))
+    return direction.sign()
 
 
 def _is_outgrown(problem: Problem, atoms: Tensor) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bsam.relaxation.ascent import ascend
+from bsam.relaxation.search import apart
 
 STARTS = 12
 COARSE = 15
@@ -16,8 +17,8 @@ FINE = 4
 """How many of them are continued to the end, at most, inside the ball and on its surface."""
 
 
-def ball_maximizers(loss: Any, mean: Tensor, rho: float) -> tuple[Tensor, int]:
-    """Return eps of largest loss with |eps| <= rho, shape (n, P), best first, and how many tie.
+def ball_maximizers(loss: Any, mean: Tensor, rho: float) -> tuple[Tensor, list[int]]:
+    """Return eps of largest loss with |eps| <= rho, shape (n, P), best first, and which tie.
 
     Ascents from several starts, on the sphere and inside; in one dimension the two ends are tried.
     """
@@ -33,14 +34,13 @@ def ball_maximizers(loss: Any, mean: Tensor, rho: float) -> tuple[Tensor, int]:
     eps = torch.cat([eps, _climbed(loss, mean, rho, _into_ball, starts / 2, surface)])
     values = loss(mean + eps).detach().to(torch.float64)
     eps = eps[values.argsort(descending=True, stable=True)]
-    return eps, len(tied(loss, mean, eps, rho))
+    return eps, _tied(eps, values.sort(descending=True).values, rho)
 
 
-def tied(loss: Any, mean: Tensor, eps: Tensor, rho: float) -> list[int]:
+def _tied(eps: Tensor, values: Tensor, rho: float) -> list[int]:
     """Return which eps, sorted best first, share the highest loss and lie apart."""
-    values = loss(mean + eps).detach().to(torch.float64)
     count = int((values >= values[0] - 1e-6 * values[0].abs().clamp(min=1e-6)).sum())
-    return _apart(eps[:count], 0.05 * rho)
+    return apart(eps[:count], eps.new_full((count,), 0.05 * rho))
 
 
 def _climbed(
@@ -60,7 +60,7 @@ def _climbed(
         within = (values > surface) | (eps.norm(dim=1) < 0.9 * rho)
         points, values, eps = points[within], values[within], eps[within]
     order = values.argsort(descending=True, stable=True)
-    kept = order[_apart(eps[order], 0.3 * rho)[:FINE]]
+    kept = order[apart(eps[order], eps.new_full((len(order),), 0.3 * rho))[:FINE]]
     if not len(kept):
         return eps
     points, _ = ascend(objective, points[kept])
@@ -85,12 +85,3 @@ def _onto_sphere(z: Tensor, rho: float) -> Tensor:
 def unit(z: Tensor) -> Tensor:
     """Return points (..., P) moved to the unit sphere."""
     return z / z.norm(dim=-1, keepdim=True)
-
-
-def _apart(points: Tensor, reach: float) -> list[int]:
-    """Return the numbers of points none of which is near an earlier one."""
-    kept: list[int] = []
-    for number, point in enumerate(points):
-        if all(float((point - points[other]).norm()) > reach for other in kept):
-            kept.append(number)
-    return kept

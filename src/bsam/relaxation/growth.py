@@ -32,27 +32,33 @@ def directions(problem: Problem) -> Tensor:
     return torch.cat([circle(DIRECTIONS), in_theta / in_theta.norm(dim=1, keepdim=True)])
 
 
-def steepest(problem: Problem, quadratic: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def steepest(
+    problem: Problem, quadratic: Tensor, *, warn: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return directions in which the loss outgrows a paraboloid most, its growth, and by how much.
 
     Args:
         problem: of one or two parameters.
         quadratic: factors of the quadratic statistics in standard coordinates.
+        warn: of a loss that overflows.
     """
 
-    def excess(unit: Tensor) -> Tensor:
-        return growth(problem, unit) - problem.squares(unit) @ quadratic
+    def excess(unit: Tensor, limits: Tensor) -> Tensor:
+        return limits - problem.squares(unit) @ quadratic
 
     found = directions(problem)
+    limits = growth(problem, found, warn=warn)
     if problem.num_parameters > 1:
-        starts = found[excess(found).topk(4).indices]
+        starts = found[excess(found, limits).topk(4).indices]
         angles = torch.atan2(starts[:, 1], starts[:, 0])
         for width in 2 * math.pi / DIRECTIONS * 0.25 ** torch.arange(12, dtype=torch.float64):
             trial = angles[:, None] + width * torch.linspace(-1, 1, 9, dtype=torch.float64)
-            winner = excess(_unit(trial).flatten(0, 1)).reshape(trial.shape).argmax(1)
+            unit = _unit(trial).flatten(0, 1)
+            winner = excess(unit, growth(problem, unit)).reshape(trial.shape).argmax(1)
             angles = trial[torch.arange(len(angles)), winner]
         found = _unit(angles)
-    return found, growth(problem, found), excess(found)
+        limits = growth(problem, found)
+    return found, limits, excess(found, limits)
 
 
 def circle(count: int) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bsam import options
 from bsam.naming import own_parameters, require_module, unwrapped
-from bsam.relaxation.arguments import one_of
 
 CHUNK = 64
 
@@ -100,7 +100,8 @@ def loss_of(
         (torch.Size([]), 3)
     """
     require_module(model)
-    one_of("reduction", reduction, ("mean", "sum"), "it is how loss_fn treats examples")
+    allowed, advice = ("mean", "sum"), "it is how loss_fn treats examples"
+    options.one_of("reduction", reduction, allowed, advice=advice)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("model: has no parameter that requires a gradient; set requires_grad.")
     double = copy.deepcopy(unwrapped(model)).to(torch.float64).eval()

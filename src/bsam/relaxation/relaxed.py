@@ -4,7 +4,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from bsam.relaxation.arguments import Problem, one_of
+from bsam import options
+from bsam.relaxation.arguments import Problem
 from bsam.relaxation.atoms import worst_atoms
 from bsam.relaxation.certified import Certified
 from bsam.relaxation.inf_sup import minimize_over_paraboloids
@@ -64,7 +65,7 @@ def relaxed_loss(loss: Any, mean: Any, variance: Any, *, method: str = "auto") -
         >>> round(relaxation.expected_loss(logistic, mean=0.5, variance=0.49), 6)
         0.529053
     """
-    one_of("method", method, METHODS, "leave it out")
+    options.one_of("method", method, METHODS, advice="leave it out")
     problem = Problem.of(loss, mean, variance)
     if method == "inf_sup":
         _require_dimensions(problem, method, GRID_DIMENSIONS)

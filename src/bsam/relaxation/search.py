@@ -145,10 +145,15 @@ def _rotation(angle: float) -> Tensor:
 
 
 def distinct(points: Tensor, values: Tensor, tolerance: float) -> Tensor:
-    """Return indices of points, best first, that are farther apart than the tolerance."""
-    chosen: list[int] = []
-    for index in values.argsort(descending=True).tolist():
-        gaps = [(points[index] - points[other]).norm() for other in chosen]
-        if all(gap > tolerance * (1.0 + points[index].norm()) for gap in gaps):
-            chosen.append(index)
-    return torch.tensor(chosen, dtype=torch.long)
+    """Return indices of points, best first, that are farther apart than a relative tolerance."""
+    order = values.argsort(descending=True)
+    return order[apart(points[order], tolerance * (1.0 + points[order].norm(dim=1)))]
+
+
+def apart(points: Tensor, reach: Tensor) -> list[int]:
+    """Return the numbers of points (n, P) farther than their reach from all that are kept."""
+    kept: list[int] = []
+    for number, point in enumerate(points):
+        if all(float((point - points[other]).norm()) > reach[number] for other in kept):
+            kept.append(number)
+    return kept

@@ -15,7 +15,7 @@ from torch import Tensor
 from bsam.relaxation import search
 from bsam.relaxation.arguments import Problem
 from bsam.relaxation.ascent import ascend
-from bsam.relaxation.growth import directions, growth, steepest
+from bsam.relaxation.growth import growth, steepest
 from bsam.relaxation.results import Maximum
 
 FAR = (10.0, 100.0)
@@ -57,9 +57,7 @@ def max_loss(loss: Any, mean: Any, variance: Any) -> Maximum:
         >>> round(found, 6), round(found.maximizers[0].item(), 6)
         (0.745, 0.99)
     """
-    problem = Problem.of(loss, mean, variance)
-    halves = torch.full_like(problem.second_moments, 0.5)
-    return supremum(problem, torch.zeros_like(problem.mean), halves)
+    return _penalized(Problem.of(loss, mean, variance))
 
 
 def conjugate(loss: Any, mean: Any, variance: Any) -> Maximum:
@@ -93,9 +91,14 @@ def conjugate(loss: Any, mean: Any, variance: Any) -> Maximum:
         >>> round(relaxation.conjugate(lambda theta: theta[..., 0].abs(), 0.5, 0.49), 6)
         1.000102
     """
-    found = max_loss(loss, mean, variance)
     problem = Problem.of(loss, mean, variance)
-    return moved(found, float((problem.mean.square() / problem.variance).sum()) / 2)
+    return moved(_penalized(problem), float((problem.mean.square() / problem.variance).sum()) / 2)
+
+
+def _penalized(problem: Problem) -> Maximum:
+    """Return what :func:`max_loss` does, for what is checked already."""
+    halves = torch.full_like(problem.second_moments, 0.5)
+    return supremum(problem, torch.zeros_like(problem.mean), halves)
 
 
 def supremum(problem: Problem, linear: Tensor, quadratic: Tensor) -> Maximum:
@@ -133,9 +136,7 @@ def moved(found: Maximum, by: float) -> Maximum:
 
 
 def _outgrows(problem: Problem, quadratic: Tensor) -> bool:
-    around = directions(problem)
-    growth(problem, around, warn=True)
-    excess = steepest(problem, quadratic)[-1]
+    excess = steepest(problem, quadratic, warn=True)[-1]
     return bool((excess > 1e-9 * (1.0 + quadratic.abs().max())).any())
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bsam import gaussian, options
 from bsam.relaxation.arguments import Problem, checked_mean
-from bsam.relaxation.ball import ball_maximizers, gradient, tied, unit
+from bsam.relaxation.ball import ball_maximizers, gradient, unit
 from bsam.relaxation.bayes import minimize_over_mean
 from bsam.relaxation.radius import summed_loss, variance_of
 from bsam.relaxation.supremum import max_loss
@@ -133,10 +133,10 @@ def sam_is_bayes(
         variance=variance,
         decay=decay,
         prior_precision=prior_precision,
-        stationarity=_stationarity(summed, mean, decay, eps[tied(summed, mean, eps, rho)]),
+        stationarity=_stationarity(summed, mean, decay, eps[ties]),
         alignment=float((eps[0] + rho * mean / mean.norm().clamp(min=1e-300)).norm()) / rho,
         curvature=variance * _largest_eigenvalue(summed, mean + eps[0]),
-        ties=ties,
+        ties=len(ties),
         excess=_excess(summed, mean, variance, eps[0]),
         distance=distance,
         bayes_stationarity=arrived,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bsam.relaxation import search
 from bsam.relaxation.arguments import Problem
-from bsam.relaxation.growth import growth
+from bsam.relaxation.growth import directions, growth
 from bsam.relaxation.results import Value
 
 SDS = (0.0, 0.1, 0.5, 1.0)
@@ -28,7 +28,7 @@ FEWER = 16
 
 def twice_transformed(problem: Problem) -> Value:
     """Return -f** by two transforms on grids; P is 1."""
-    ends = growth(problem, torch.tensor([[1.0], [-1.0]], dtype=torch.float64), warn=True)
+    ends = growth(problem, directions(problem), warn=True)
     if (ends == math.inf).any():
         return Value(math.inf, method="grows faster than a square")
     steepest = max(float(ends.max()), -1e300)
