@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import bsam
-from bsam import algorithm, compiled, noise
+from bsam import algorithm, compiled, eager, noise
 
 CPU = torch.device("cpu")
+LARGE = compiled.large(CPU)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,32 +46,65 @@ SHAPES = [
     [(3,)],
     [(2, 5), (), (0,), (7,)],
     [(200, 200), (33,), (64, 64, 3, 3), (5, 1)],
-    [(compiled.LARGE,), (compiled.LARGE - 1,)],
+    [(LARGE,), (LARGE - 1,), (3, LARGE + 7)],
 ]
+WAYS = {"loop": eager.LOOP, "foreach": eager.FOREACH, "compiled": compiled}
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 @pytest.mark.parametrize("order", ["precision_first", "mean_first"])
-def test_kernels_are_the_lines_of_the_algorithm(shapes, order):
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_is_the_lines_of_the_algorithm(shapes, order, elsewhere, way):
+    """With the mean in the weights themselves, and at another place."""
     numbers = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.01, "damping": 0.1}
-    results = []
-    for lines in (algorithm, compiled):
+    lines = WAYS[way]
+
+    def places():
         weights, exp_avg, s, gradients, scales = bundle(shapes)
-        lines.sample(weights, gradients, s, num_data=50.0)
-        recorded = lines.perturb_and_scale(weights, gradients, s, rho=0.05)
-        lines.update(weights, exp_avg, s, gradients, scales, order=order, **numbers)
-        results.append([*weights, *exp_avg, *s, *recorded])
-    close(*results)
+        at = [torch.full_like(w, 7.0) for w in weights] if elsewhere else weights
+        return at, weights, exp_avg, s, gradients, scales
+
+    results = []
+    at, mean, exp_avg, s, gradients, scales = places()
+    lines.sample(at, mean, gradients, s, num_data=50.0)
+    results += at
+    at, mean, exp_avg, s, gradients, scales = places()
+    recorded = lines.room(at)
+    lines.perturb_and_scale(at, mean, gradients, s, recorded, rho=0.05, share=1.0)
+    results += [*at, *(each.clone() for each in recorded)]
+    at, mean, *_ = places()
+    lines.perturb_and_scale(at, mean, exp_avg, s, recorded, rho=0.05, share=0.25)
+    results += recorded
+    at, mean, exp_avg, s, gradients, scales = places()
+    lines.update(at, mean, exp_avg, s, gradients, scales, order=order, **numbers)
+    results += [*at, *exp_avg, *s]
+
+    expected = []
+    weights, exp_avg, s, gradients, scales = bundle(shapes)
+    algorithm.sample(weights, gradients, s, num_data=50.0)
+    expected += weights
+    weights, *_ = bundle(shapes)
+    first = algorithm.perturb_and_scale(weights, gradients, s, rho=0.05)
+    second = algorithm.gradient_scales(exp_avg, s)
+    expected += [*weights, *first]
+    expected += [0.75 * a + 0.25 * b for a, b in zip(first, second, strict=True)]
+    weights, exp_avg, s, gradients, scales = bundle(shapes)
+    algorithm.update(weights, exp_avg, s, gradients, scales, order=order, **numbers)
+    expected += [*weights, *exp_avg, *s]
+    close(results, expected)
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
-def test_noise_made_in_the_kernel_is_the_stream(shapes):
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("offset", [0, 10, noise.BLOCK])
+def test_noise_made_on_the_way_is_the_stream(shapes, way, offset):
     weights, _, s, *_ = bundle(shapes)
-    first = [10 + 3 * number for number in noise.first_elements(weights)]
-    drawn = noise.standard_normal_like(weights, first, seed=5, call=7, sub_batch=2)
-    expected = [w + e / (20.0 * each).sqrt() for w, e, each in zip(weights, drawn, s, strict=True)]
+    first = [offset + 3 * number for number in noise.first_elements(weights)]
     key = noise.stream_key(5, 7, 2)
-    compiled.sample_stream(weights, s, first, key=key, num_data=20.0)
+    drawn = noise.standard_normal_like(weights, first, key)
+    expected = [w + e / (20.0 * each).sqrt() for w, e, each in zip(weights, drawn, s, strict=True)]
+    WAYS[way].sample_stream(weights, weights, s, first, key=key, num_data=20.0)
     for a, b in zip(weights, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6)
 

@@ -9,7 +9,7 @@ import bsam
 # Where there is no compiler the compiled path goes on as the loop does.
 pytestmark = pytest.mark.filterwarnings("ignore:compiled=True")
 
-PATHS = [{"foreach": False}, {"foreach": True}, {"compiled": True}]
+PATHS = [{"foreach": False}, {"foreach": True}, {"compiled": True}, {"capturable": True}]
 
 
 def make_bsam(**path):

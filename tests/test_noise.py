@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bsam.noise import SEEDS, standard_normal
+from bsam.noise import SEEDS, standard_normal, stream_key
 
 COUNT = 200_000
 
@@ -31,10 +31,11 @@ def by_hand(first, count, seed, call, sub_batch):
     key = mix((mix((mix(seed + gamma) ^ call) + gamma) ^ sub_batch) + gamma)
     values = []
     for element in range(first, first + count):
-        z = mix(key + gamma * (element // 2 + 1))
+        block, place = divmod(element, 2048)
+        z = mix(key + gamma * (1024 * block + place % 1024 + 1))
         radius = math.sqrt(-2 * math.log(((z >> 32) + 0.5) / 2**32))
         angle = 2 * math.pi * (z & (2**32 - 1)) / 2**32
-        values.append(radius * (math.sin if element % 2 else math.cos)(angle))
+        values.append(radius * (math.sin if place >= 1024 else math.cos)(angle))
     return values
 
 
@@ -63,11 +64,24 @@ def test_is_what_its_docstring_says(first, count, seed, call, sub_batch):
     )
 
 
+@given(call=st.integers(0, 2**40), seed=st.integers(0, SEEDS - 1), sub_batch=st.integers(0, 1000))
+def test_a_call_that_is_a_tensor_gives_the_same_key(call, seed, sub_batch):
+    assert int(stream_key(seed, torch.tensor(call), sub_batch)) == stream_key(seed, call, sub_batch)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_any_piece_is_bit_for_bit_that_of_the_whole(dtype):
     """Across the edges of pieces worked on at a time, at odd offsets, and alone."""
     whole = draw(count=300_001, dtype=dtype)
-    for first, count in ((0, 1), (1, 1), (1, 2), (7, 1000), (131_071, 3), (131_073, 150_000)):
+    for first, count in (
+        (0, 1),
+        (1, 1),
+        (1, 2),
+        (7, 1000),
+        (2047, 2),
+        (131_071, 3),
+        (131_073, 150_000),
+    ):
         assert torch.equal(draw(first, count, dtype=dtype), whole[first : first + count])
 
 
@@ -127,7 +141,7 @@ def test_no_correlation_between_streams(power):
 
 
 @pytest.mark.parametrize("power", [1, 2])
-@pytest.mark.parametrize("lag", [1, 2, 3, 64, 512, 65_536, 131_072])
+@pytest.mark.parametrize("lag", [1, 2, 3, 64, 512, 1024, 2048, 65_536, 131_072])
 def test_no_correlation_between_neighbours(lag, power):
     x = draw() ** power
     assert correlation(x[lag:], x[:-lag]) < 5 / math.sqrt(COUNT - lag)

@@ -1,42 +1,68 @@
 """Borrowing a model: its weights and its mode are changed for a while and put back."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 
-def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return copies of tensors, for :func:`restored`.
+class Aside:
+    """What tensors held before they were moved: taken once, put back when asked.
 
     Args:
-        tensors: any.
+        room: makes uninitialized tensors like those given, to copy them into.
     """
-    return [tensor.detach().clone() for tensor in tensors]
+
+    def __init__(self, room: Callable[[list[Tensor]], list[Tensor]]) -> None:
+        self._room = room
+        self._before: dict[Tensor, Tensor] = {}
+
+    def take(self, tensors: Sequence[Tensor]) -> None:
+        """Copy what tensors hold now, where it is not taken already."""
+        new = [tensor for tensor in tensors if tensor not in self._before]
+        if not new:
+            return
+        places = self._room(new)
+        with torch.no_grad():
+            torch._foreach_copy_(places, new)
+        self._before.update(zip(new, places, strict=True))
+
+    def of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return what was taken of each; of one that was not moved, the tensor itself."""
+        return [self._before.get(tensor, tensor) for tensor in tensors]
+
+    def put_back(self, without: Container[Tensor] = ()) -> None:
+        """Have tensors hold, bit for bit, what was taken; what was taken stays."""
+        moved = {t: value for t, value in self._before.items() if t not in without}
+        if not moved:
+            return
+        try:
+            move(list(moved), list(moved.values()))
+        except BaseException:  # Ctrl-C in the middle of it
+            move(list(moved), list(moved.values()))
+            raise
+
+    def forget(self) -> None:
+        """Forget what was taken."""
+        self._before = {}
 
 
 @contextmanager
-def restored(
-    tensors: Sequence[Tensor], before: Sequence[Tensor] | None = None
-) -> Generator[None, None, None]:
+def restored(tensors: Sequence[Tensor]) -> Generator[None, None, None]:
     """Have tensors hold after the block, bit for bit, what they held before, however it ends.
 
     Values are copied in place: storage never moves, so views of it survive.
 
     Args:
         tensors: any; the copies cost their memory while the block lasts.
-        before: copies of what they hold now, if there are some already.
     """
-    before = copies(tensors) if before is None else before
+    aside = Aside(lambda new: [torch.empty_like(tensor) for tensor in new])
+    aside.take(tensors)
     try:
         yield
     finally:
-        try:
-            move(tensors, before)
-        except BaseException:  # Ctrl-C in the middle of it
-            move(tensors, before)
-            raise
+        aside.put_back()
 
 
 @torch.no_grad()
@@ -50,10 +76,12 @@ def move(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         tensors: where to.
         values: what, one for each, of its shape.
     """
-    for tensor, value in zip(tensors, values, strict=True):
+    pairs = list(zip(tensors, values, strict=True))
+    if any(map(_shares_memory, tensors)):
         # An expanded tensor, whose elements share memory, cannot be copied into; it is a constant.
-        if not (_shares_memory(tensor) and torch.equal(tensor, value)):
-            tensor.copy_(value)
+        pairs = [(t, v) for t, v in pairs if not (_shares_memory(t) and torch.equal(t, v))]
+    if pairs:
+        torch._foreach_copy_([t for t, _ in pairs], [v for _, v in pairs])
     torch.clear_autocast_cache()
 
 

@@ -8,23 +8,20 @@ Where the weights move to, and what a step makes of the gradients, is the subcla
 
 from abc import abstractmethod
 from collections.abc import Generator, Iterable
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from bsam import gradients as checks
-from bsam import naming, normalization, options, scaling
-from bsam.borrowing import copies, restored
+from bsam import normalization, options, scaling
+from bsam.borrowing import Aside
 from bsam.closures import Closure, as_list, loss_of, mean_loss
 from bsam.gradients import Gradients, present
 from bsam.groups import GroupedOptimizer
 
-_FINISH = (
-    "finish the sub-batch with `with optimizer.perturbed(): backward`, or discard it with "
-    "zero_grad()."
-)
+_FINISH = "finish it with `with optimizer.perturbed(): backward`, or discard it with zero_grad()."
 
 
 class _OpenPair(NamedTuple):
@@ -40,22 +37,22 @@ class _OpenPair(NamedTuple):
 class TwoPassOptimizer(GroupedOptimizer):
     """What :class:`bsam.BSAM` and :class:`bsam.SAM` share; a subclass says where to go."""
 
-    _sample_is_mean = False  # True: the first gradient is taken there, so nothing need be copied
+    _sample_is_mean = False  # True: the first gradient is taken at the weights as they are
     _phase = "mean"
-    # Models whose running statistics not every pass may move, and the passes that may.
-    _statistics: tuple[tuple[nn.Module, tuple[str, ...]], ...] = ()
+    _statistics: normalization.Policies = ()
 
     # -------------------------------------------------------------- what a subclass defines
 
     @abstractmethod
     def _to_sample(self, params: list[Tensor]) -> None:
-        """Move the weights from the mean to where the first gradient is taken."""
+        """Move the weights to where the first gradient is taken; ``_aside`` has their mean."""
 
     @abstractmethod
-    def _to_perturbation(self, gradients: Gradients) -> Gradients:
-        """Move the weights from the mean uphill; return what to record of the first gradients.
+    def _to_perturbation(self, gradients: Gradients, share: float | None) -> Gradients:
+        """Move the weights that have gradients from the mean uphill.
 
-        It may empty the gradients that it is given, which nothing else needs.
+        Where ``share`` says what share this sub-batch has in the means over sub-batches, fold into
+        them what is to be recorded of the first gradients; else return it.
         """
 
     def _record(self, record: Gradients, share: float) -> None:
@@ -63,11 +60,19 @@ class TwoPassOptimizer(GroupedOptimizer):
 
     @abstractmethod
     def _update(self) -> None:
-        """Make the step out of ``.grad`` and what was recorded."""
+        """Make the step, from the mean, out of ``.grad`` and what was recorded."""
 
     @abstractmethod
     def _create_state(self) -> None:
         """Create the state that is missing; change nothing else."""
+
+    def _room(self, params: list[Tensor]) -> list[Tensor]:
+        """Return uninitialized tensors to hold the mean of parameters while they are moved."""
+        return [torch.empty_like(p) for p in params]
+
+    def _looks_at_gradients(self) -> bool:
+        """Whether to refuse gradients that are not finite; it waits for the device."""
+        return True
 
     # -------------------------------------------------------------- the two contexts
 
@@ -112,7 +117,7 @@ class TwoPassOptimizer(GroupedOptimizer):
                 "gradients are averaged, so pass it to every context."
             )
         params = self._trainable()
-        with self._moved("sampled", params, copy=not self._sample_is_mean):
+        with self._moved("sampled", params):
             self._to_sample(params)
             torch.clear_autocast_cache()
             yield
@@ -153,20 +158,16 @@ class TwoPassOptimizer(GroupedOptimizer):
                 "and zero no gradients between the two."
             )
         options.check_factors(weight, loss_scale)
-        pair = self._open
-        scaling.require_same(pair.scaler, scaling.active(scaler))
-        pair_weight = options.agreed_weight(pair.weight, weight)
-        first, overflow = pair.gradients, pair.overflow
-        used, scale = pair.scaler, pair.scale
-        self._open = pair = None  # used up, even if what follows fails
+        first, first_weight, used, scale, overflow = self._open
+        scaling.require_same(used, scaling.active(scaler))
+        pair_weight = options.agreed_weight(first_weight, weight)
+        self._open = None  # used up, even if what follows fails
         params, seen = list(first), set(present(first))
-        weight_sum = self._weight_sum + pair_weight
+        share = pair_weight / (self._weight_sum + pair_weight)
         with self._moved("perturbed", params), ExitStack() as hooks:
-            record = self._to_perturbation(first)
+            # In a step of closures a failure loses all of it, so means need not wait.
+            record = self._to_perturbation(first, share if self._in_closures else None)
             del first  # its memory is what the second gradients will need
-            if self._in_closures:  # if anything fails the whole step is discarded
-                self._record(record, pair_weight / weight_sum)
-                record = {}
             torch.clear_autocast_cache()
             for p in params if overflow else ():
                 # Before gradients are summed over processes: all of them must skip the step.
@@ -177,27 +178,33 @@ class TwoPassOptimizer(GroupedOptimizer):
             second |= scaling.overflowed(present(second))
         for p in seen - present(second).keys():
             second[p] = torch.zeros_like(p)
-        self._merge(second, pair_weight / weight_sum)
-        self._record(record, pair_weight / weight_sum)
-        self._weight_sum = weight_sum
+        self._merge(second, share)
+        self._record(record, share)
+        self._weight_sum += pair_weight
         self._sub_batches += 1
         self._scaler, self._scale = used, scale
 
     @contextmanager
-    def _moved(
-        self, phase: str, params: list[Tensor], copy: bool = True
-    ) -> Generator[None, None, None]:
-        """Have ``.grad`` empty inside; put it and the weights back, however it ends."""
+    def _moved(self, phase: str, params: list[Tensor]) -> Generator[None, None, None]:
+        """Have ``.grad`` empty inside; put it and the weights back, however it ends.
+
+        In a step of closures, where no one looks between the passes, the weights go straight from
+        one place to the next, and the step puts them back.
+        """
         outside = [p.grad for p in params]
         if self._sub_batches == 1 and phase == "sampled":
             # The mean so far is still the tensor that the first backward left. Its memory may not
             # be ours to keep: DDP's gradients are views of buckets that each backward overwrites.
             outside = [None if gradient is None else gradient.clone() for gradient in outside]
         with ExitStack() as stack:
-            stack.enter_context(self._restored(params if copy else []))
-            for model, passes in self._statistics:
-                if phase not in passes:
-                    stack.enter_context(normalization.frozen_statistics(model))
+            if not self._in_closures:
+                stack.callback(self._return_to_mean)
+            if phase == "sampled" and self._sample_is_mean:
+                self._aside.put_back()
+            else:
+                self._aside.take(params)
+            for model in normalization.frozen_during(phase, self._statistics):
+                stack.enter_context(normalization.frozen_statistics(model))
             try:
                 self._phase = phase
                 for p in params:
@@ -208,13 +215,9 @@ class TwoPassOptimizer(GroupedOptimizer):
                 for p, gradient in zip(params, outside, strict=True):
                     p.grad = gradient
 
-    def _restored(self, params: list[Tensor]) -> AbstractContextManager[None]:
-        """Put weights back at the end; a step of closures, with no one between, copies once."""
-        if not self._in_closures:
-            return restored(params)
-        new = [p for p in params if p not in self._copies]
-        self._copies.update(zip(new, copies(new), strict=True))
-        return restored(params, [self._copies[p] for p in params])
+    def _return_to_mean(self) -> None:
+        self._aside.put_back()
+        self._aside.forget()
 
     def _collect(
         self, params: list[Tensor], loss_scale: float, scaler: Any
@@ -229,7 +232,8 @@ class TwoPassOptimizer(GroupedOptimizer):
         checks.require_dense(given, self._label)
         if scaler:
             return gradients, not checks.all_finite(given)
-        checks.require_finite(given, self._phase, self._label)
+        if self._looks_at_gradients():
+            checks.require_finite(given, self._phase, self._label)
         return gradients, False
 
     @torch.no_grad()
@@ -271,6 +275,7 @@ class TwoPassOptimizer(GroupedOptimizer):
         if closure is None:
             checks.point_out_silence(self._without_gradient)
             self._step_recorded()
+            torch.clear_autocast_cache()
             return None
         closures = as_list(closure)
         self._discard_if_cleared()
@@ -285,13 +290,15 @@ class TwoPassOptimizer(GroupedOptimizer):
             self._in_closures = True
             loss = mean_loss([self._pair(each) for each in closures])
             checks.point_out_silence(self._without_gradient)
-            self._commit()
+            self._update()
         except BaseException:
             for p in self._averaged:
                 p.grad = None
+            self._return_to_mean()
             raise
         finally:
             self._discard()
+            torch.clear_autocast_cache()
         return loss
 
     def _pair(self, closure: Closure) -> Tensor | None:
@@ -312,14 +319,11 @@ class TwoPassOptimizer(GroupedOptimizer):
             scaling.require_no_scaler()
         try:
             # Whoever clips or unscales has had its hands on the gradients since perturbed().
-            checks.require_finite(self._mean_gradients(), "perturbed", self._label)
-            self._commit()
+            if self._looks_at_gradients():
+                checks.require_finite(self._mean_gradients(), "perturbed", self._label)
+            self._update()
         finally:
             self._discard()
-
-    def _commit(self) -> None:
-        self._update()
-        torch.clear_autocast_cache()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients; outside the contexts also discard what they recorded.
@@ -354,12 +358,7 @@ class TwoPassOptimizer(GroupedOptimizer):
             ValueError, TypeError: for another policy, or what is not a model.
         """
         self._require_mean("update_statistics()")
-        naming.require_module(model)
-        policies = normalization.POLICIES
-        options.one_of("during", during, tuple(policies), advice="'both' is the authors'")
-        inner = naming.unwrapped(model)
-        others = tuple(pair for pair in self._statistics if pair[0] is not inner)
-        self._statistics = (*others, (inner, policies[during]))
+        self._statistics = normalization.with_policy(self._statistics, model, during)
 
     # -------------------------------------------------------------- bookkeeping
 
@@ -370,7 +369,7 @@ class TwoPassOptimizer(GroupedOptimizer):
         self._averaged: set[Tensor] = set()  # whose .grad is the mean so far
         self._sub_batches = 0
         self._in_closures = False  # all sub-batches of the step are closures
-        self._copies: dict[Tensor, Tensor] = {}  # of the mean, while they are
+        self._aside = Aside(self._room)  # the mean, while the weights are elsewhere
         self._without_gradient = ""  # the last pass that left none
         self._scaler: Any = None  # whose scale the mean so far has
         self._scale: Tensor | None = None

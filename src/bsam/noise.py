@@ -6,12 +6,13 @@ counter-based stream has none of that: the number asked for *is* the address. Th
 .. math::
     k &= \mathrm{mix}(\mathrm{mix}(\mathrm{mix}(\text{seed}+\gamma) \oplus \text{call} + \gamma)
          \oplus \text{sub-batch} + \gamma) \\
-    z_i &= \mathrm{mix}(k + \gamma (i + 1)) \\
-    (n_{2i}, n_{2i+1}) &= \sqrt{-2 \log u_i}\,(\cos 2\pi v_i, \sin 2\pi v_i)
+    z_i &= \mathrm{mix}(k + \gamma (i + 1)), \quad i = 1024\, b + r,\ 0 \le r < 1024 \\
+    (n_{2048 b + r}, n_{2048 b + 1024 + r}) &= \sqrt{-2 \log u_i}\,(\cos 2\pi v_i, \sin 2\pi v_i)
 
 with mix and :math:`\gamma` those of SplitMix64 (Steele, Lea and Flood, "Fast splittable
 pseudorandom number generators", OOPSLA 2014), :math:`u_i` and :math:`v_i` the upper and lower 32
-bits of :math:`z_i` as fractions, and the last line Box and Muller's. The integers are the same
+bits of :math:`z_i` as fractions, and the last line Box and Muller's: each pair lies half a block of
+2,048 numbers apart, so that both halves are written in long runs. The integers are the same
 everywhere; the floating point part is the same on one device for any way of cutting the range
 into pieces, and agrees between devices to rounding. ``|n| < 6.77`` (32 bits hold no more).
 """
@@ -26,12 +27,19 @@ from torch import Tensor
 from bsam.dtypes import state_dtype
 
 _MASK = 2**64 - 1
+_LOWER = 2**32 - 1
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 
+PAIRS = 1 << 10
+"""Pairs in a block; the cosines of all come first, then the sines."""
+
+BLOCK = 2 * PAIRS
+"""Numbers in a block."""
+
 # On a CPU the dozen passes over a piece stay in cache, and a piece still feeds two threads.
-_PAIRS_PER_PIECE_ON_CPU = 2**16
+_BLOCKS_PER_PIECE_ON_CPU = 64
 
 SEEDS = 2**63
 """Seeds are integers in ``[0, SEEDS)``."""
@@ -68,16 +76,7 @@ def standard_normal(
         >>> bool((whole[3:] == part).all())
         True
     """
-    key = stream_key(seed, call, sub_batch)
-    first_pair, end_pair = first // 2, (first + count + 1) // 2
-    pairs = end_pair - first_pair
-    noise = torch.empty(2 * pairs, dtype=dtype, device=device)
-    step = _PAIRS_PER_PIECE_ON_CPU if noise.device.type == "cpu" else max(pairs, 1)
-    for start in range(0, pairs, step):
-        length = min(step, pairs - start)
-        words = _words(first_pair + start, length, key, noise.device)
-        _box_muller(words, out=noise[2 * start : 2 * (start + length)])
-    return noise[first % 2 : first % 2 + count]
+    return _run(first, count, stream_key(seed, call, sub_batch), dtype, torch.device(device))
 
 
 def standard_normal_at(elements: Tensor, key: int | Tensor, dtype: torch.dtype) -> Tensor:
@@ -100,33 +99,54 @@ def standard_normal_at(elements: Tensor, key: int | Tensor, dtype: torch.dtype) 
         >>> torch.allclose(alone, run, rtol=1e-12)
         True
     """
-    z = ((elements >> 1) + 1) * _signed(_GAMMA) + key
-    z = (z ^ _shifted(z, 30)) * _signed(_MIX_1)
-    z = (z ^ _shifted(z, 27)) * _signed(_MIX_2)
-    z = z ^ _shifted(z, 31)
-    upper = (z >> 32) & (2**32 - 1)
+    pairs = ((elements >> 11) << 10) | (elements & (PAIRS - 1))
+    z = _word_of(pairs, key)
     # A sine is the cosine a quarter turn back; in integers that is exact.
-    lower = (z - ((elements & 1) << 30)) & (2**32 - 1)
-    radius = (((upper.to(dtype) + 0.5) * 2.0**-32).log() * -2.0).sqrt()
-    return radius * (lower.to(dtype) * (2.0 * math.pi * 2.0**-32)).cos()
+    quarter = ((elements >> 10) & 1) << 30
+    return _radius(z, dtype) * _angle(z - quarter, dtype).cos()
 
 
-def stream_key(seed: int, call: int, sub_batch: int) -> int:
+def standard_normal_blocks(
+    blocks: int, key: int | Tensor, first_pair: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return the first and the second halves of blocks of the stream, without steps in place.
+
+    Args:
+        blocks: how many.
+        key: what :func:`stream_key` gave.
+        first_pair: number of the first pair, a multiple of ``PAIRS``; 0-d, int64, on the device
+            where the result is made.
+        dtype: ``torch.float32`` or ``torch.float64``.
+
+    Returns:
+        Cosines and sines, each of shape ``(blocks, PAIRS)``.
+    """
+    device = first_pair.device
+    rows = PAIRS * torch.arange(blocks, device=device).unsqueeze(1)
+    z = _word_of(rows + torch.arange(PAIRS, device=device) + first_pair, key)
+    radius, angle = _radius(z, dtype), _angle(z, dtype)
+    return radius * angle.cos(), radius * angle.sin()
+
+
+def stream_key(seed: int, call: int | Tensor, sub_batch: int) -> int | Tensor:
     """Return the key k of a stream, a signed 64-bit integer.
 
     Args:
         seed: as for :func:`standard_normal`, as are the rest.
-        call: which update.
+        call: which update; a 0-d int64 tensor makes the key one, with no look at its value.
         sub_batch: which sub-batch of that update.
     """
-    key = 0
-    for word in (seed, call, sub_batch):
+    key = _mix(seed + _GAMMA)
+    if isinstance(call, Tensor):
+        key_of_call = _mix_tensor((call ^ _signed(key)) + _signed(_GAMMA))
+        return _mix_tensor((key_of_call ^ sub_batch) + _signed(_GAMMA))
+    for word in (call, sub_batch):
         key = _mix((key ^ word) + _GAMMA)
     return _signed(key)
 
 
 def standard_normal_like(
-    tensors: Sequence[Tensor], first: Sequence[int], *, seed: int, call: int, sub_batch: int
+    tensors: Sequence[Tensor], first: Sequence[int], key: int | Tensor
 ) -> list[Tensor]:
     """Return standard normal tensors like those given, each from its own place in one stream.
 
@@ -134,22 +154,13 @@ def standard_normal_like(
         tensors: their shapes and devices are those of the result; its dtype is that of state for
             them, never narrower than float32.
         first: for each tensor the number of its first element, >= 0.
-        seed: as for :func:`standard_normal`, as are the rest.
-        call: which update.
-        sub_batch: which sub-batch of that update.
+        key: of the stream, what :func:`stream_key` gave.
     """
     noise: list[Tensor] = []
     for run in _runs(tensors, first):
         sizes = [tensors[i].numel() for i in run]
-        flat = standard_normal(
-            first[run[0]],
-            sum(sizes),
-            seed=seed,
-            call=call,
-            sub_batch=sub_batch,
-            dtype=state_dtype(tensors[run[0]]),
-            device=tensors[run[0]].device,
-        )
+        one = tensors[run[0]]
+        flat = _run(first[run[0]], sum(sizes), key, state_dtype(one), one.device)
         pieces = zip(flat.split(sizes), run, strict=True)
         noise += [piece.view(tensors[i].shape) for piece, i in pieces]
     return noise
@@ -168,6 +179,21 @@ def first_elements(tensors: Iterable[Tensor]) -> list[int]:
         [0, 6, 7]
     """
     return list(accumulate((tensor.numel() for tensor in tensors), initial=0))[:-1]
+
+
+def _run(
+    first: int, count: int, key: int | Tensor, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    first_block, end_block = first // BLOCK, -(-(first + count) // BLOCK)
+    blocks = end_block - first_block
+    noise = torch.empty(blocks, 2, PAIRS, dtype=dtype, device=device)
+    step = _BLOCKS_PER_PIECE_ON_CPU if noise.device.type == "cpu" else max(blocks, 1)
+    for start in range(0, blocks, step):
+        length = min(step, blocks - start)
+        words = _words(PAIRS * (first_block + start), PAIRS * length, key, noise.device)
+        _box_muller(words.view(length, PAIRS), out=noise[start : start + length])
+    skipped = first - BLOCK * first_block
+    return noise.view(-1)[skipped : skipped + count]
 
 
 def _runs(tensors: Sequence[Tensor], first: Sequence[int]) -> list[list[int]]:
@@ -192,11 +218,11 @@ def _mix(z: int) -> int:
     return z ^ (z >> 31)
 
 
-def _words(first: int, count: int, key: int, device: torch.device) -> Tensor:
+def _words(first: int, count: int, key: int | Tensor, device: torch.device) -> Tensor:
     """``_mix(key + gamma * (i + 1))`` for a range of i, in 64-bit integers that wrap around."""
     z = torch.arange(first + 1, first + count + 1, dtype=torch.int64, device=device)
     shifted = torch.empty_like(z)
-    z.mul_(_signed(_GAMMA)).add_(key)
+    z.mul_(_signed(_GAMMA)).add_(key.to(device) if isinstance(key, Tensor) else key)
     _xor_shift_(z, 30, shifted)
     z.mul_(_signed(_MIX_1))
     _xor_shift_(z, 27, shifted)
@@ -219,11 +245,29 @@ def _shifted(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _box_muller(words: Tensor, *, out: Tensor) -> None:
-    upper = (words >> 32).bitwise_and_(2**32 - 1).to(out.dtype)
-    lower = words.bitwise_and_(2**32 - 1).to(out.dtype)
+def _mix_tensor(z: Tensor) -> Tensor:
+    z = (z ^ _shifted(z, 30)) * _signed(_MIX_1)
+    z = (z ^ _shifted(z, 27)) * _signed(_MIX_2)
+    return z ^ _shifted(z, 31)
+
+
+def _word_of(pairs: Tensor, key: int | Tensor) -> Tensor:
+    return _mix_tensor((pairs + 1) * _signed(_GAMMA) + key)
+
+
+def _radius(words: Tensor, dtype: torch.dtype) -> Tensor:
     # Half a unit keeps the logarithm away from zero; near one it rounds to log(1) = 0.
+    return ((((words >> 32) & _LOWER).to(dtype) + 0.5) * 2.0**-32).log().mul(-2.0).sqrt()
+
+
+def _angle(words: Tensor, dtype: torch.dtype) -> Tensor:
+    return (words & _LOWER).to(dtype) * (2.0 * math.pi * 2.0**-32)
+
+
+def _box_muller(words: Tensor, *, out: Tensor) -> None:
+    upper = (words >> 32).bitwise_and_(_LOWER).to(out.dtype)
+    lower = words.bitwise_and_(_LOWER).to(out.dtype)
     radius = upper.add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
     angle = lower.mul_(2.0 * math.pi * 2.0**-32)
-    torch.mul(radius, angle.cos(), out=out[0::2])
-    torch.mul(radius, angle.sin_(), out=out[1::2])
+    torch.mul(radius, angle.cos(), out=out[:, 0])
+    torch.mul(radius, angle.sin_(), out=out[:, 1])

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
-from bsam import inputs
+from bsam import inputs, options
 from bsam.borrowing import evaluating
-from bsam.naming import unwrapped
+from bsam.naming import require_module, unwrapped
 
 POLICIES = {
     "both": ("sampled", "perturbed"),
@@ -27,8 +27,38 @@ POLICIES = {
 }
 """Which passes of a step move running statistics, by the name of the policy."""
 
+Policies = tuple[tuple[nn.Module, str], ...]
+"""Models that have a policy of their own, with its name."""
+
 _COUNT = "num_batches_tracked"
 _STATISTICS = ("running_mean", "running_var", _COUNT)
+
+
+def with_policy(policies: Policies, model: nn.Module, during: str) -> Policies:
+    """Return policies with one more; for the same model, wrapped or not, the last one counts.
+
+    Args:
+        policies: so far.
+        model: the model whose layers are meant.
+        during: name of the policy.
+
+    Raises:
+        ValueError, TypeError: for another policy, or what is not a model.
+    """
+    require_module(model)
+    options.one_of("during", during, tuple(POLICIES), advice="'both' is the authors'")
+    inner = unwrapped(model)
+    return (*(pair for pair in policies if pair[0] is not inner), (inner, during))
+
+
+def frozen_during(pass_name: str, policies: Policies) -> list[nn.Module]:
+    """Return the models whose statistics a pass must not move.
+
+    Args:
+        pass_name: ``"sampled"`` or ``"perturbed"``.
+        policies: of all models.
+    """
+    return [model for model, during in policies if pass_name not in POLICIES[during]]
 
 
 def tracking_layers(model: nn.Module) -> list[Any]:

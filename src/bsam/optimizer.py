@@ -1,20 +1,16 @@
 """BSAM: sharpness-aware steps that learn a Gaussian posterior."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from bsam import algorithm, compiled, gaussian, naming, noise, options, states
+from bsam import gaussian, naming, options
 from bsam.diagnostics import Diagnostics, diagnose
-from bsam.dtypes import state_dtype
-from bsam.engine import TwoPassOptimizer
-from bsam.gradients import Gradients, present, running_mean
 from bsam.posterior import GaussianPosterior
+from bsam.steps import LearnedVariances
 
 
-class BSAM(TwoPassOptimizer):
+class BSAM(LearnedVariances):
     r"""Bayes as sharpness-aware minimization: Adam-like steps that learn variances with weights.
 
     .. math::
@@ -51,6 +47,8 @@ class BSAM(TwoPassOptimizer):
             same numbers); None chooses by device.
         compiled: True runs the arithmetic through :func:`torch.compile` (float32 results within
             1e-6 of the others).
+        capturable: True lets whole steps be captured in a CUDA graph: counters live on the device,
+            gradients are not looked at for infinities, and lr may be a tensor there.
         seed: seed of the noise, in ``[0, 2**63)``; None draws one from torch's generator.
 
     State for each parameter p in ``state[p]``: ``exp_avg`` (:math:`g_m`) and ``s``, of p's shape
@@ -98,6 +96,7 @@ class BSAM(TwoPassOptimizer):
         order: str = "precision_first",
         foreach: bool | None = None,
         compiled: bool = False,
+        capturable: bool = False,
         seed: int | None = None,
     ) -> None:
         defaults = {
@@ -111,26 +110,11 @@ class BSAM(TwoPassOptimizer):
             "order": order,
             "foreach": foreach,
             "compiled": compiled,
+            "capturable": capturable,
         }
         defaults |= options.of_bsam(defaults)
         defaults |= {"seed": options.seed(seed), "calls": 0}
         super().__init__(params, defaults)
-
-    def draw_noise(self, params: list[Tensor]) -> list[Tensor]:
-        """Make the standard normal noise of one sub-batch.
-
-        It is called once for each sub-batch. A subclass may override it, to replay recorded draws
-        or to draw antithetic pairs. This one is a pure function of (seed, call, sub-batch,
-        element), where an element's number is its position in all parameters of all groups laid
-        end to end: neither freezing some nor adding a group changes the noise of the others.
-
-        Args:
-            params: the parameters that require gradients, in group order.
-
-        Returns:
-            One tensor for each, of its shape, on its device, in the dtype of its state.
-        """
-        return noise.standard_normal_like(params, self._first_elements(params), **self._address())
 
     def posterior(self, model: nn.Module) -> GaussianPosterior:
         r"""Return the posterior :math:`N(\omega, 1/(N s))` over a model's weights, as a copy.
@@ -218,164 +202,3 @@ class BSAM(TwoPassOptimizer):
             ),
             tolerance,
         )
-
-    # -------------------------------------------------------------- the lines of the algorithm
-
-    @torch.no_grad()
-    def _to_sample(self, params: list[Tensor]) -> None:
-        self._create_state()
-        bundles = list(self._bundles(params))
-        overridden = getattr(self.draw_noise, "__func__", None) is not BSAM.draw_noise
-        if bundles and not overridden and all(_kernels(*pair) for pair in bundles):
-            self._sample_inline(bundles)
-            return
-        drawn = dict(zip(params, self._checked_noise(params), strict=True))
-        for group, bundle in bundles:
-            draws = [drawn[p] for p in bundle]
-            s = self._states(bundle, "s")
-            _lines(group, bundle).sample(bundle, draws, s, num_data=group["num_data"])
-
-    def _sample_inline(self, bundles: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
-        """Make what draw_noise() would return where it is used, without storing it."""
-        key = noise.stream_key(**self._address())
-        for group, bundle in bundles:
-            first, s = self._first_elements(bundle), self._states(bundle, "s")
-            compiled.sample_stream(bundle, s, first, key=key, num_data=group["num_data"])
-
-    @torch.no_grad()
-    def _to_perturbation(self, gradients: Gradients) -> Gradients:
-        record: Gradients = dict.fromkeys(gradients)
-        given = present(gradients)
-        for group, bundle in self._bundles(list(given)):
-            # What is recorded takes the place of the gradients, a bundle at a time.
-            gradients.update(dict.fromkeys(bundle))
-            first = _in_state_dtype([given.pop(p) for p in bundle])
-            uphill = _lines(group, bundle).perturb_and_scale
-            scales = uphill(bundle, first, self._states(bundle, "s"), rho=group["rho"])
-            record.update(zip(bundle, scales, strict=True))
-        return record
-
-    @torch.no_grad()
-    def _record(self, record: Gradients, share: float) -> None:
-        for p in list(record):
-            self._scales[p] = running_mean(self._scales.get(p), record.pop(p), share)
-
-    @torch.no_grad()
-    def _update(self) -> None:
-        gradients = self._mean_gradients()
-        for group, bundle in self._bundles(list(gradients)):
-            s = self._states(bundle, "s")
-            scales = [self._scales.get(p) for p in bundle]
-            _lines(group, bundle).update(
-                bundle,
-                self._states(bundle, "exp_avg"),
-                s,
-                _in_state_dtype([gradients[p] for p in bundle]),
-                [torch.zeros_like(b) if a is None else a for a, b in zip(scales, s, strict=True)],
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                damping=group["damping"],
-                order=group["order"],
-            )
-            torch._foreach_add_(self._states(bundle, "step"), 1.0)
-        for group in self.param_groups:
-            group["calls"] += 1
-
-    # -------------------------------------------------------------- state and groups
-
-    def _discard(self) -> None:
-        super()._discard()
-        self._scales: Gradients = {}
-
-    @torch.no_grad()
-    @torch.inference_mode(False)  # what is made there could not be trained with afterwards
-    def _create_state(self) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                if not p.requires_grad:
-                    continue
-                state, dtype = self.state[p], state_dtype(p)
-                if not state:
-                    state["step"] = torch.tensor(0.0)
-                    state["exp_avg"] = torch.zeros_like(p, dtype=dtype)
-                    state["s"] = torch.full_like(p, group["s_init"], dtype=dtype)
-                elif (state["s"].dtype, state["s"].device) != (dtype, p.device):
-                    # The model was moved or cast since: the state goes with it.
-                    for name in ("exp_avg", "s"):
-                        state[name] = state[name].to(device=p.device, dtype=dtype)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if self._loading is not None:
-            # torch gives state the dtype of the parameter; in bfloat16 s would never move again.
-            states.widen(self.state, self._loading, self.param_groups)
-
-    def _require_fitting(self, state_dict: dict[str, Any]) -> None:
-        states.require_fitting(state_dict, self.defaults, self.param_groups)
-
-    def _checked_options(self, group: dict[str, Any]) -> dict[str, Any]:
-        checked = options.of_bsam(group) | {"seed": options.seed(group["seed"])}
-        if self.param_groups:
-            first = self.param_groups[0]
-            if group["seed"] not in (self.defaults["seed"], first["seed"]):
-                raise ValueError(
-                    f"seed={group['seed']!r}: must be that of the other groups, {first['seed']}; "
-                    "one stream serves all, so leave it out."
-                )
-            checked |= {"seed": first["seed"], "calls": first["calls"]}
-        return checked
-
-    def _checked_noise(self, params: list[Tensor]) -> list[Tensor]:
-        drawn = list(self.draw_noise(params))
-        shapes = [tuple(each.shape) for each in drawn]
-        wanted = [tuple(p.shape) for p in params]
-        if shapes != wanted:
-            raise ValueError(
-                f"draw_noise() returned tensors of shapes {shapes}: must be {wanted}; return one "
-                "standard normal tensor for each parameter it was given, in their order."
-            )
-        return drawn
-
-    def _address(self) -> dict[str, int]:
-        """Return which stream of noise the current sub-batch has."""
-        group = self.param_groups[0]
-        return {"seed": group["seed"], "call": group["calls"], "sub_batch": self._sub_batches}
-
-    def _first_elements(self, params: list[Tensor]) -> list[int]:
-        every = [p for group in self.param_groups for p in group["params"]]
-        first = dict(zip(every, noise.first_elements(every), strict=True))
-        return [first[p] for p in params]
-
-    def _states(self, params: list[Tensor], name: str) -> list[Tensor]:
-        return [self.state[p][name] for p in params]
-
-    def _bundles(self, params: list[Tensor]) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
-        """Yield (group, parameters to treat in one call of the list functions)."""
-        chosen = set(params)
-        for group in self.param_groups:
-            kinds: dict[Any, list[Tensor]] = {}
-            for p in group["params"]:
-                if p in chosen:
-                    together = group["compiled"] or _use_foreach(group["foreach"], p)
-                    kinds.setdefault((p.device, p.dtype) if together else p, []).append(p)
-            for bundle in kinds.values():
-                yield group, bundle
-
-
-def _kernels(group: dict[str, Any], bundle: list[Tensor]) -> bool:
-    return group["compiled"] and compiled.works(bundle[0].device, bundle[0].dtype)
-
-
-def _lines(group: dict[str, Any], bundle: list[Tensor]) -> Any:
-    return compiled if _kernels(group, bundle) else algorithm
-
-
-def _use_foreach(foreach: bool | None, p: Tensor) -> bool:
-    # On a CPU a tensor at a time stays in cache; on an accelerator a launch for each costs more.
-    return p.device.type != "cpu" if foreach is None else foreach
-
-
-def _in_state_dtype(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor.to(state_dtype(tensor)) for tensor in tensors]

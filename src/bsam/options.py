@@ -48,6 +48,12 @@ def of_bsam(group: Mapping[str, Any]) -> dict[str, Any]:
         "compiled": one_of(
             "compiled", group["compiled"], (False, True), advice="False needs no compiler"
         ),
+        "capturable": one_of(
+            "capturable",
+            group.get("capturable", False),
+            (False, True),
+            advice="True is for CUDA graphs",
+        ),
     }
     if not checked["weight_decay"] + checked["damping"] > 0.0:
         raise ValueError(

@@ -183,9 +183,7 @@ class GaussianPosterior:
         normal = noise.standard_normal_like(
             precisions,
             [first[name] for name in self.precision],
-            seed=seed,
-            call=number,
-            sub_batch=_PREDICTION,
+            noise.stream_key(seed, number, _PREDICTION),
         )
         deviations = gaussian.deviations(normal, precisions, num_data=1.0)
         means = [self.mean[name] for name in self.precision]

@@ -87,7 +87,11 @@ class SAM(TwoPassOptimizer):
         """Stay at the weights: SAM takes its first gradient there."""
 
     @torch.no_grad()
-    def _to_perturbation(self, gradients: Gradients) -> Gradients:
+    def _to_perturbation(
+        self,
+        gradients: Gradients,
+        share: float | None,  # noqa: ARG002 - nothing of the first gradient is recorded
+    ) -> Gradients:
         groups = {p: group for group in self.param_groups for p in group["params"]}
         uphill = {
             p: _wide(p).abs() * gradient if groups[p]["adaptive"] else _wide(gradient)
@@ -104,6 +108,7 @@ class SAM(TwoPassOptimizer):
 
     @torch.no_grad()
     def _update(self) -> None:
+        self._aside.put_back()
         for p in self._provisional:
             self.state.pop(p, None)
         self._provisional = set()

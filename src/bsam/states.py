@@ -8,6 +8,8 @@ from torch import Tensor
 from bsam import options, parameters
 from bsam.dtypes import state_dtype
 
+_LATER = {"differentiable", "capturable"}  # options that older states do not have
+
 NAMES = ("step", "exp_avg", "s")
 """What there is for each parameter."""
 
@@ -27,14 +29,16 @@ def require_fitting(
     """
     saved = state_dict["param_groups"]
     for number, group in enumerate(saved):
-        if missing := sorted(defaults.keys() - group.keys() - {"differentiable"}):
+        if missing := sorted(defaults.keys() - group.keys() - _LATER):
             raise ValueError(
                 f"state_dict: must come from BSAM.state_dict(), but its parameter group "
                 f"{number} lacks {', '.join(missing)}; load it into the optimizer that made it."
             )
         options.of_bsam(group)
         options.seed(group["seed"])
-        options.integer("calls", group["calls"], advice="it counts the updates")
+        calls = group["calls"]
+        calls = calls.item() if isinstance(calls, Tensor) else calls
+        options.integer("calls", calls, advice="it counts the updates")
     if [len(group["params"]) for group in saved] != [len(group["params"]) for group in groups]:
         return  # torch refuses that, with its usual words
     for number, p in _by_number(saved, groups):

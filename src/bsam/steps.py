@@ -1,0 +1,238 @@
+"""What BSAM does with the two gradients: its state, its noise, its lines on each path."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bsam import compiled, eager, noise, options, states
+from bsam.dtypes import state_dtype
+from bsam.engine import TwoPassOptimizer
+from bsam.gradients import Gradients, present, running_mean
+
+
+class LearnedVariances(TwoPassOptimizer):
+    """The steps of :class:`bsam.BSAM`, which says what its options mean."""
+
+    _kept: dict[Tensor, Tensor]  # room for the mean on the compiled path
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        self._kept = {}
+        super().__init__(params, defaults)
+
+    def draw_noise(self, params: list[Tensor]) -> list[Tensor]:
+        """Make the standard normal noise of one sub-batch.
+
+        It is called once for each sub-batch. A subclass may override it, to replay recorded draws
+        or to draw antithetic pairs. This one is a pure function of (seed, call, sub-batch,
+        element), where an element's number is its position in all parameters of all groups laid
+        end to end: neither freezing some nor adding a group changes the noise of the others.
+
+        Args:
+            params: the parameters that require gradients, in group order.
+
+        Returns:
+            One tensor for each, of its shape, on its device, in the dtype of its state.
+        """
+        return noise.standard_normal_like(params, self._first_elements(params), self._key())
+
+    # -------------------------------------------------------------- the lines of the algorithm
+
+    @torch.no_grad()
+    def _to_sample(self, params: list[Tensor]) -> None:
+        self._create_state()
+        drawn: dict[Tensor, Tensor] = {}
+        if getattr(self.draw_noise, "__func__", None) is not LearnedVariances.draw_noise:
+            drawn = dict(zip(params, self._checked_noise(params), strict=True))
+        key, first = self._key(), dict(zip(params, self._first_elements(params), strict=True))
+        for group, bundle in self._bundles(params):
+            lines, num_data = _lines(group, bundle), group["num_data"]
+            mean, s = self._aside.of(bundle), self._states(bundle, "s")
+            if drawn:
+                lines.sample(bundle, mean, [drawn[p] for p in bundle], s, num_data=num_data)
+            else:  # made where it is used, and never stored
+                begin = [first[p] for p in bundle]
+                lines.sample_stream(bundle, mean, s, begin, key=key, num_data=num_data)
+
+    @torch.no_grad()
+    def _to_perturbation(self, gradients: Gradients, share: float | None) -> Gradients:
+        given = present(gradients)
+        self._aside.put_back(without=given)
+        into: dict[Tensor, Tensor] = {} if share is None else self._scales
+        share = 1.0 if share is None else share
+        for p in into.keys() & (gradients.keys() - given.keys()):
+            into[p].mul_(1.0 - share)
+        for group, bundle in self._bundles(list(given)):
+            lines = _lines(group, bundle)
+            new = [p for p in bundle if p not in into]
+            into.update(zip(new, lines.room(new), strict=True))
+            for p in new if share < 1.0 else ():
+                into[p].zero_()
+            lines.perturb_and_scale(
+                bundle,
+                self._aside.of(bundle),
+                [given[p] for p in bundle],
+                self._states(bundle, "s"),
+                [into[p] for p in bundle],
+                rho=group["rho"],
+                share=share,
+            )
+        return {} if into is self._scales else dict.fromkeys(gradients) | into
+
+    @torch.no_grad()
+    def _record(self, record: Gradients, share: float) -> None:
+        for p in list(record):
+            mean = running_mean(self._scales.get(p), record.pop(p), share)
+            if mean is not None:
+                self._scales[p] = mean
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        gradients = self._mean_gradients()
+        self._aside.put_back(without=gradients)
+        for group, bundle in self._bundles(list(gradients)):
+            s = self._states(bundle, "s")
+            scales = [self._scales.get(p) for p in bundle]
+            _lines(group, bundle).update(
+                bundle,
+                self._aside.of(bundle),
+                self._states(bundle, "exp_avg"),
+                s,
+                [gradients[p] for p in bundle],
+                [torch.zeros_like(b) if a is None else a for a, b in zip(scales, s, strict=True)],
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                damping=group["damping"],
+                order=group["order"],
+            )
+            torch._foreach_add_(self._states(bundle, "step"), 1.0)
+        calls = self.param_groups[0]["calls"]
+        calls += 1  # in place where it is a tensor, so that a replayed graph counts too
+        for group in self.param_groups:
+            group["calls"] = calls
+
+    # -------------------------------------------------------------- state and groups
+
+    def _discard(self) -> None:
+        super()._discard()
+        self._scales: dict[Tensor, Tensor] = {}
+
+    @torch.no_grad()
+    @torch.inference_mode(False)  # what is made there could not be trained with afterwards
+    def _create_state(self) -> None:
+        params, capturable = self._trainable(), self.param_groups[0]["capturable"]
+        for group, bundle in self._bundles([p for p in params if not self.state[p]]):
+            for name, value in (("exp_avg", 0.0), ("s", group["s_init"])):
+                for p, place in zip(bundle, _lines(group, bundle).room(bundle), strict=True):
+                    self.state[p][name] = place.fill_(value)
+            for p in bundle:
+                self.state[p]["step"] = torch.tensor(0.0)
+        for p in params:
+            state, dtype = self.state[p], state_dtype(p)
+            if (state["s"].dtype, state["s"].device) != (dtype, p.device):
+                # The model was moved or cast since: the state goes with it.
+                for name in ("exp_avg", "s"):
+                    state[name] = state[name].to(device=p.device, dtype=dtype)
+            if capturable and state["step"].device != p.device:
+                state["step"] = state["step"].to(p.device)
+        if capturable and params and not isinstance(self.param_groups[0]["calls"], Tensor):
+            calls = torch.tensor(self.param_groups[0]["calls"], device=params[0].device)
+            for group in self.param_groups:
+                group["calls"] = calls
+
+    def _looks_at_gradients(self) -> bool:
+        return not self.param_groups[0]["capturable"]
+
+    def _room(self, params: list[Tensor]) -> list[Tensor]:
+        """Return room for the mean; the compiled path keeps it, as fresh memory is a pass more."""
+        room: dict[Tensor, Tensor] = {}
+        for group, bundle in self._bundles(params):
+            keep = _kernels(group, bundle)
+            if keep and all(_fits(self._kept.get(p), p) for p in bundle):
+                room |= {p: self._kept[p] for p in bundle}
+                continue
+            places = _lines(group, bundle).room(bundle, bundle[0].dtype)
+            new = dict(zip(bundle, places, strict=True))
+            room |= new
+            self._kept |= new if keep else {}
+        return [room[p] for p in params]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._kept = {}
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("capturable", False)
+        if self._loading is not None:
+            # torch gives state the dtype of the parameter; in bfloat16 s would never move again.
+            states.widen(self.state, self._loading, self.param_groups)
+
+    def _require_fitting(self, state_dict: dict[str, Any]) -> None:
+        states.require_fitting(state_dict, self.defaults, self.param_groups)
+
+    def _checked_options(self, group: dict[str, Any]) -> dict[str, Any]:
+        checked = options.of_bsam(group) | {"seed": options.seed(group["seed"])}
+        if self.param_groups:
+            first = self.param_groups[0]
+            if group["seed"] not in (self.defaults["seed"], first["seed"]):
+                raise ValueError(
+                    f"seed={group['seed']!r}: must be that of the other groups, {first['seed']}; "
+                    "one stream serves all, so leave it out."
+                )
+            checked |= {"seed": first["seed"], "calls": first["calls"]}
+        return checked
+
+    def _checked_noise(self, params: list[Tensor]) -> list[Tensor]:
+        drawn = list(self.draw_noise(params))
+        shapes = [tuple(each.shape) for each in drawn]
+        wanted = [tuple(p.shape) for p in params]
+        if shapes != wanted:
+            raise ValueError(
+                f"draw_noise() returned tensors of shapes {shapes}: must be {wanted}; return one "
+                "standard normal tensor for each parameter it was given, in their order."
+            )
+        return drawn
+
+    def _key(self) -> int | Tensor:
+        """Return the key of the stream of noise that the current sub-batch has."""
+        group = self.param_groups[0]
+        return noise.stream_key(group["seed"], group["calls"], self._sub_batches)
+
+    def _first_elements(self, params: list[Tensor]) -> list[int]:
+        every = [p for group in self.param_groups for p in group["params"]]
+        first = dict(zip(every, noise.first_elements(every), strict=True))
+        return [first[p] for p in params]
+
+    def _states(self, params: list[Tensor], name: str) -> list[Tensor]:
+        return [self.state[p][name] for p in params]
+
+    def _bundles(self, params: list[Tensor]) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
+        """Yield (group, parameters of one device and dtype)."""
+        chosen = set(params)
+        for group in self.param_groups:
+            kinds: dict[Any, list[Tensor]] = {}
+            for p in group["params"]:
+                if p in chosen:
+                    kinds.setdefault((p.device, p.dtype), []).append(p)
+            for bundle in kinds.values():
+                yield group, bundle
+
+
+def _kernels(group: dict[str, Any], bundle: list[Tensor]) -> bool:
+    return group["compiled"] and compiled.works(bundle[0].device, bundle[0].dtype)
+
+
+def _lines(group: dict[str, Any], bundle: list[Tensor]) -> Any:
+    if _kernels(group, bundle):
+        return compiled
+    # On a CPU pieces stay in cache; on an accelerator a launch for each costs more.
+    on_lists = bundle[0].device.type != "cpu" if group["foreach"] is None else group["foreach"]
+    return eager.FOREACH if on_lists else eager.LOOP
+
+
+def _fits(room: Tensor | None, p: Tensor) -> bool:
+    return room is not None and (room.shape, room.dtype, room.device) == (
+        (p.shape, p.dtype, p.device)
+    )
