@@ -3,6 +3,7 @@
 A bug that is found in this project becomes one more entry.
 """
 
+import sys
 from contextlib import contextmanager
 
 import laws
@@ -25,13 +26,12 @@ class NoiseWithVarianceForDeviation(bsam.BSAM):
 class NotRestoring:
     """Mixed into an optimizer: the weights stay where a pass moved them."""
 
-    @contextmanager
-    def _moved(self, phase, params, copy=True):
-        with super()._moved(phase, params, copy):
-            yield
-            moved = [p.detach().clone() for p in params]
-        with torch.no_grad():
-            torch._foreach_copy_(params, moved)
+    def _return_to_mean(self):
+        self._aside.forget()
+
+    def _update(self):
+        self._aside.forget()
+        super()._update()
 
 
 class MeanNotRestored(NotRestoring, bsam.BSAM):
@@ -41,19 +41,10 @@ class MeanNotRestored(NotRestoring, bsam.BSAM):
 class NoFinally(bsam.BSAM):
     """An exception inside a context leaves the weights where they were moved."""
 
-    @contextmanager
-    def _moved(self, phase, params, copy=True):
-        try:
-            with super()._moved(phase, params, copy):
-                try:
-                    yield
-                except BaseException:
-                    left = [p.detach().clone() for p in params]
-                    raise
-        except BaseException:
-            with torch.no_grad():
-                torch._foreach_copy_(params, left)
-            raise
+    def _return_to_mean(self):
+        if sys.exc_info()[0]:
+            self._aside.forget()
+        super()._return_to_mean()
 
 
 class GradientTimesDecay(bsam.BSAM):
@@ -100,10 +91,14 @@ class NoNoiseOnTheFirstStep(bsam.BSAM):
 class MagnitudeOfTheMean(bsam.BSAM):
     """s learns from |mean g| over sub-batches instead of from mean |g|."""
 
-    def _to_perturbation(self, gradients):
+    def _to_perturbation(self, gradients, share):
         signs = {p: g.sign() for p, g in present(gradients).items()}
-        record = super()._to_perturbation(gradients)
-        return {p: None if a is None else a * signs[p].to(a) for p, a in record.items()}
+        record = super()._to_perturbation(gradients, None)
+        record = {p: None if a is None else a * signs[p].to(a) for p, a in record.items()}
+        if share is None:
+            return record
+        self._record(record, share)
+        return {}
 
     def _update(self):
         for p, scale in self._scales.items():
@@ -197,13 +192,13 @@ class PerturbedFromTheSample(bsam.BSAM):
     """The perturbation starts at the noisy weights, not at the mean."""
 
     def _to_sample(self, params):
-        mean = [p.detach().clone() for p in params]
         super()._to_sample(params)
+        mean = self._aside.of(params)
         self._noise = {p: p.detach() - m for p, m in zip(params, mean, strict=True)}
 
     @torch.no_grad()
-    def _to_perturbation(self, gradients):
-        record = super()._to_perturbation(gradients)
+    def _to_perturbation(self, gradients, share):
+        record = super()._to_perturbation(gradients, share)
         for p in gradients:
             p.add_(self._noise[p])
         return record
@@ -212,10 +207,10 @@ class PerturbedFromTheSample(bsam.BSAM):
 class NormalizedPerturbation(bsam.BSAM):
     """The perturbation is divided by the norm of the gradient, as SAM's."""
 
-    def _to_perturbation(self, gradients):
+    def _to_perturbation(self, gradients, share):
         norm = torch.nn.utils.get_total_norm(present(gradients).values())
         return super()._to_perturbation(
-            {p: None if g is None else g / norm for p, g in gradients.items()}
+            {p: None if g is None else g / norm for p, g in gradients.items()}, share
         )
 
 
@@ -261,10 +256,10 @@ class NoDampingInPrecision(bsam.BSAM):
 
     def _update(self):
         for group in self.param_groups:
-            group["damping"], self._kept = 0.0, group["damping"]
+            group["damping"], self._damping = 0.0, group["damping"]
         super()._update()
         for group in self.param_groups:
-            group["damping"] = self._kept
+            group["damping"] = self._damping
 
 
 class NoiseInFrozenWeights(bsam.BSAM):
@@ -323,8 +318,8 @@ def test_the_laws_are_not_broken_by_wrapping():
             return super().draw_noise(params)
 
         @contextmanager
-        def _moved(self, phase, params, copy=True):
-            with super()._moved(phase, params, copy):
+        def _moved(self, phase, params):
+            with super()._moved(phase, params):
                 yield
 
     def make(params, lr=0.1, num_data=20.0, seed=0, **options):

@@ -55,7 +55,7 @@ class GaussianPosterior:
         >>> posterior.variance["weight"]
         tensor([[0.2500, 0.2500]])
         >>> posterior.sample(1000, seed=0)["weight"].std(0)
-        tensor([[0.5130, 0.4936]])
+        tensor([[0.5130, 0.4986]])
         >>> model = torch.nn.Linear(2, 1, bias=False)
         >>> with posterior.sampled(model, seed=0):  # at one draw; afterwards the weights are back
         ...     _ = model(torch.ones(1, 2))
