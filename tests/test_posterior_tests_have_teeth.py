@@ -27,8 +27,9 @@ from bsam import (
 )
 
 
-def variance_for_deviation(noise, s, num_data):
-    return [e / (num_data * each) for e, each in zip(noise, s, strict=True)]
+def variance_for_deviation(noise, mean, precision):
+    for e, m, each in zip(noise, mean, precision, strict=True):
+        e.div_(each).add_(m)
 
 
 def averages_logits(self, log_probs):
@@ -67,7 +68,7 @@ FAULTS = {
         (),
     ),
     "variance taken for standard deviation": (
-        (gaussian, "deviations", variance_for_deviation),
+        (gaussian, "to_draws_", variance_for_deviation),
         test_posterior.test_draws_have_the_moments_of_the_posterior,
         (),
     ),

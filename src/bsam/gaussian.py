@@ -34,6 +34,26 @@ def deviations(noise: list[Tensor], s: list[Tensor], num_data: float | Tensor) -
     return list(torch._foreach_div(noise, scale))
 
 
+def to_draws_(noise: list[Tensor], mean: list[Tensor], precision: list[Tensor]) -> None:
+    r"""Make noise, in place, into draws :math:`\omega + e / \sqrt\lambda`.
+
+    Args:
+        noise: standard normal e, any shapes.
+        mean: :math:`\omega`, same shapes, of a dtype no wider.
+        precision: :math:`\lambda`, same shapes, positive.
+
+    Example:
+        >>> import torch
+        >>> from bsam import gaussian
+        >>> noise = [torch.tensor([3.0])]
+        >>> gaussian.to_draws_(noise, [torch.tensor([2.0])], [torch.tensor([9.0])])
+        >>> noise
+        [tensor([3.])]
+    """
+    torch._foreach_div_(noise, torch._foreach_sqrt(precision))
+    torch._foreach_add_(noise, [m.to(e.dtype) for m, e in zip(mean, noise, strict=True)])
+
+
 def precision(s: Tensor, num_data: float) -> Tensor:
     """Return the precision N s of the posterior.
 

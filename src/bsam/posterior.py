@@ -185,11 +185,11 @@ class GaussianPosterior:
             [first[name] for name in self.precision],
             noise.stream_key(seed, number, _PREDICTION),
         )
-        deviations = gaussian.deviations(normal, precisions, num_data=1.0)
         means = [self.mean[name] for name in self.precision]
+        gaussian.to_draws_(normal, means, precisions)
         return {
-            name: (mean.to(deviation.dtype) + deviation).to(mean.dtype)
-            for name, mean, deviation in zip(self.precision, means, deviations, strict=True)
+            name: draw.to(mean.dtype)
+            for name, mean, draw in zip(self.precision, means, normal, strict=True)
         }
 
     def sample(self, n: int, *, seed: int | None = None) -> dict[str, Tensor]:
