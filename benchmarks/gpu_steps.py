@@ -124,7 +124,7 @@ def captured(step: Step) -> Step:
     with torch.cuda.graph(graph):
         loss = step()
 
-    def replay() -> Any:
+    def replay(_kept_alive: Step = step) -> Any:  # with the optimizer, whose state a graph uses
         graph.replay()
         return loss
 
@@ -313,7 +313,7 @@ def late(options: argparse.Namespace, share: float) -> bool:
 def failed(label: str, error: Exception) -> None:
     """Say why a cell failed."""
     lines = traceback.format_exception(error)
-    say(f"{label}: FAILED\n" + "".join(lines)[-4000:])
+    say(f"{label}: FAILED\n" + "".join(lines)[-700:])
 
 
 def shown(row: dict[str, Any]) -> list[str]:
