@@ -8,18 +8,17 @@ elsewhere. ``--task digits`` does the same on scikit-learn's digits with one hid
 
 Fashion-MNIST: 2,000 training, 2,000 validation and 5,000 test images, a choice for each seed; a
 convolutional network of 14,698 parameters without normalization; 40 epochs of batches of 64, the
-rate falls along a cosine at every step. Methods whose names end in -2x make twice the epochs. Other
-tasks: ``fashion-more`` has 5,000 training images and 16 epochs, about as many steps;
-``fashion-wrong`` the same with a fifth of the training labels drawn anew.
+rate falls along a cosine at every step. Methods whose names end in -2x make twice the epochs.
 
 Stages. ``tune``: for each method the same number of random settings, trained on the split of seed
 100 and judged by the validation NLL of the method's own prediction (averaged over 16 draws where
 there is a posterior); the best ones again on seeds 101 and 102, and the best mean of three is
 taken. The variants of bSAM try the same settings. ``final``: the chosen settings on other seeds,
-test images. ``sweep``: bSAM's chosen settings with other ascents in its place, and other lengths,
-on validation images. ``cost``: a whole training step as a multiple of AdamW's, interleaved.
-``report`` makes tables out of what is there. ``all`` is tune, final and sweep. Every finished run
-is a line of the record; what the record has is not run again, so a run that was cut off goes on.
+test images, also turned and with noise. ``sweep``: bSAM's chosen settings with other ascents in its
+place, and other lengths, on validation images. ``cost``: a whole training step as a multiple of
+AdamW's, interleaved, of the script's optimizer and of the library's. ``report`` makes tables out of
+what is there. ``all`` is tune, final and sweep. Every finished run is a line of the record; what
+the record has is not run again, so a run that was cut off goes on.
 """
 
 import argparse
@@ -33,7 +32,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +44,7 @@ from torch import Tensor, nn
 
 import bsam
 from bsam import metrics
+from bsam.experimental import OneGradientBSAM
 from bsam.experiments.data import Part, Split, digits, images
 from bsam.experiments.methods import METHODS as USUAL
 from bsam.experiments.models import mlp
@@ -68,8 +68,6 @@ class Scale(NamedTuple):
     epochs: int
     seeds: int
     network: Callable[[], nn.Module]
-    wrong: float = 0.0
-    """Share of the training labels that are drawn anew."""
 
 
 def convolutional() -> nn.Sequential:
@@ -87,8 +85,6 @@ def convolutional() -> nn.Sequential:
 
 SCALES = {
     "fashion": Scale(2000, 2000, 5000, epochs=40, seeds=6, network=convolutional),
-    "fashion-more": Scale(5000, 2000, 5000, epochs=16, seeds=6, network=convolutional),
-    "fashion-wrong": Scale(5000, 2000, 5000, epochs=16, seeds=6, network=convolutional, wrong=0.2),
     "digits": Scale(718, 360, 719, epochs=60, seeds=10, network=lambda: mlp(64, 64, 10)),
 }
 
@@ -399,9 +395,6 @@ def split_of(task: str, seed: int, cached: str, path: str) -> Split:
     rows = rng.permutation(len(arrays["train_labels"]))[: scale.train + scale.validation]
     tested = rng.permutation(len(arrays["test_labels"]))[: scale.test]
     train, validation = part("train", rows[: scale.train]), part("train", rows[scale.train :])
-    if scale.wrong:
-        redrawn = torch.from_numpy(rng.random(scale.train) < scale.wrong)
-        train.labels[redrawn] = torch.from_numpy(rng.integers(10, size=int(redrawn.sum())))
     return Split(train, validation, part("test", tested))
 
 
@@ -616,16 +609,16 @@ def chosen(plan: Plan, method: str, records: Records) -> dict[str, float] | None
     return None if None in nll else best[int(np.argmin(nll))]
 
 
-SWEPT = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+SWEPT = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def swept(settings: Settings) -> list[tuple[str, dict[str, float]]]:
     """Return (variant, settings) around bSAM's: each ascent with several lengths, alone."""
     names = ("bSAM", "bSAM, noise in both", "part 1/8", "wide noise")
-    cases = [(name, factor) for name in names for factor in SWEPT if factor]
+    cases = [(name, factor) for name in names for factor in SWEPT]
     # g_m is shorter than g, so it is let go further.
     directions = ("momentum", "momentum, downhill")
-    cases += [(name, 4 * factor) for name in directions for factor in SWEPT if factor]
+    cases += [(name, 4 * factor) for name in directions for factor in SWEPT]
     cases += [("noise", 0.0), ("every 4", 1.0), ("start .9", 1.0)]
     found = [(n, {**settings, "reach": float(f"{settings['reach'] * f:.4g}")}) for n, f in cases]
     more = [{**settings, "deviation": settings["deviation"] * f} for f in (1.5, 2.0, 3.0, 4.0)]
@@ -661,8 +654,15 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        records[record["key"]] = record
+        if "key" in record:
+            records[record["key"]] = record
     return records
+
+
+def made_by(path: Path) -> dict[str, Any]:
+    """Return hardware, versions, date and command of the last call that made runs of a record."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith('{"environment"')]
+    return json.loads(lines[-1])["environment"] if lines else environment()
 
 
 def work(
@@ -676,6 +676,7 @@ def work(
         ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
         path.open("a") as file,
     ):
+        file.write(json.dumps({"environment": environment()}) + "\n")
         while True:
             late = time.perf_counter() - start > deadline
             for job in [] if late else pending(plan, records):
@@ -703,10 +704,16 @@ def _say(record: Mapping[str, Any], count: int, elapsed: float) -> None:
 # ------------------------------------------------------------------------------- the report
 
 SHIFTED = ("turned 15", "turned 30", "noise")
+GAINS = (
+    ("nll", "AdamW", "bSAM"),
+    ("nll_shifted", "AdamW", "bSAM"),
+    ("nll_shifted", "noise", "bSAM, noise in both"),
+)
+"""Measure, method and better method: a table has the share of the gain that others reach."""
 
 
 class Measured(NamedTuple):
-    """One seed of a method, by its own prediction."""
+    """One seed of a method, by its own prediction; on_floor is the share of s at its floor."""
 
     nll: float
     accuracy: float
@@ -715,6 +722,7 @@ class Measured(NamedTuple):
     nll_shifted: float
     accuracy_shifted: float
     ece_shifted: float
+    on_floor: float
 
 
 def measured(record: Mapping[str, Any]) -> Measured:
@@ -727,7 +735,8 @@ def measured(record: Mapping[str, Any]) -> Measured:
     clean = found[f"{way}/clean"]
     at_mean = found["mean/clean"]["nll"]
     shifts = [shifted(measure) for measure in ("nll", "accuracy", "ece")]
-    return Measured(clean["nll"], clean["accuracy"], clean["ece"], at_mean, *shifts)
+    of_clean = [clean[measure] for measure in ("nll", "accuracy", "ece")]
+    return Measured(*of_clean, at_mean, *shifts, record.get("on_floor", math.nan))
 
 
 def finals(plan: Plan, records: Records) -> dict[str, dict[int, Measured]]:
@@ -783,31 +792,35 @@ def report(plan: Plan, records: Records) -> list[dict[str, Any]]:
             "method": name,
             "settings": chosen(plan, name, records),
             "passes": METHODS[name].passes * METHODS[name].epochs,
-            "seeds": sorted(runs),
-            **{key: [round(v, 6) for v in each] for key, each in columns._asdict().items()},
+            "seeds": list(runs),
         }
+        for key, each in columns._asdict().items():
+            if not any(map(math.isnan, each)):
+                row[key] = [round(value, 5) for value in each]
         cells = [name, f"{row['passes']:.3g}", len(runs)]
         cells += [_cell(columns.accuracy, 2), _cell(columns.nll, 4), _cell(columns.nll_at_mean, 4)]
         cells += [_cell(columns.ece, 4), _cell(columns.nll_shifted, 3)]
         cells += [_cell(columns.ece_shifted, 3)]
-        for measure in ("nll", "nll_shifted"):
-            base, full = found.get("AdamW", {}), found.get("bSAM", {})
-            both = [s for s in runs if s in base and s in full]
-
-            def of(method: str, measure: str = measure, both: list[int] = both) -> np.ndarray:
-                return np.array([getattr(found[method][s], measure) for s in both])
-
+        for measure, base, full in GAINS:
+            own, low, high = (
+                {s: getattr(x, measure) for s, x in found.get(each, {}).items()}
+                for each in (name, base, full)
+            )
+            both = sorted(own.keys() & low.keys() & high.keys())
             if not both:
                 cells += ["", ""]
                 continue
-            cells.append(_cell(list(of(name) - of("bSAM")), 4, "+"))
-            share = share_of_gain(list(of("AdamW") - of(name)), list(of("AdamW") - of("bSAM")))
-            row[f"share_of_gain_{measure}"] = share
-            cells.append("{:.2f} [{:.2f}, {:.2f}]".format(*share))
+            cells.append(_cell([own[s] - high[s] for s in both], 4, "+"))
+            gains, whole = ([low[s] - each[s] for s in both] for each in (own, high))
+            share, *interval = share_of_gain(gains, whole)
+            row[f"share of {full}'s {measure} over {base}"] = [
+                round(each, 4) if math.isfinite(each) else None for each in (share, *interval)
+            ]
+            cells.append("{:.2f} [{:.2f}, {:.2f}]".format(share, *interval))
         rows.append(row)
         lines.append(cells)
     heads = "method|passes|n|accuracy %|NLL|NLL at the mean|ECE|NLL shifted|ECE shifted"
-    heads += "|NLL - bSAM's|share of gain|shifted NLL - bSAM's|share of gain"
+    heads += "".join(f"|{measure} - {full}'s|share over {base}" for measure, base, full in GAINS)
     print(table(heads.split("|"), lines))
     rows += report_sweep(plan, records)
     return rows
@@ -827,13 +840,14 @@ def report_sweep(plan: Plan, records: Records) -> list[dict[str, Any]]:
         nll = [validation_nll(each) for each in runs]
         less = [a - validation_nll(b) for a, b in zip(nll, base, strict=True)]
         reach, deviation = settings["reach"], settings["deviation"]
-        row = {"sweep": name, "reach": reach, "deviation": deviation, "nll": nll}
-        row["nll_at_mean"] = [
+        at_mean = [
             each.get("scores", {}).get("mean/validation", {}).get("nll", math.inf) for each in runs
         ]
+        row = {"sweep": name, "reach": reach, "deviation": round(deviation, 5)}
+        row |= {"nll": [round(v, 5) for v in nll], "nll_at_mean": [round(v, 5) for v in at_mean]}
         rows.append(row)
         cells = [name, f"{reach:.3g}", f"{deviation:.3g}", _cell(nll, 4), _cell(less, 4, "+")]
-        lines.append([*cells, _cell(row["nll_at_mean"], 4)])
+        lines.append([*cells, _cell(at_mean, 4)])
     if lines:
         heads = "at bSAM's settings|reach|deviation|NLL|- bSAM's|NLL at the mean"
         print("\n" + table(heads.split("|"), lines))
@@ -856,28 +870,50 @@ def report_tuning(plan: Plan, records: Records) -> None:
 # ------------------------------------------------------------------------------- cost and checks
 
 
+LIBRARY = {
+    "bsam.BSAM": lambda _: {"ascent_every": 1},
+    "OneGradientBSAM": lambda _: {},
+    "OneGradientBSAM, wide": lambda options: {"noise_factor": wide_factor(options)},
+    "OneGradientBSAM, every 8": lambda _: {"ascent_every": 8},
+}
+"""The library's own steps, by what they take beside bSAM's options; the first is bSAM itself."""
+
+
+def wide_factor(options: Mapping[str, float]) -> float:
+    """Return the factor for deviations that turns noise into wide noise."""
+    return math.sqrt(1.0 + options["num_data"] * options["rho"] / BATCH)
+
+
+def library(name: str, params: Any, options: dict[str, Any]) -> OneGradientBSAM:
+    """Return one of the library's optimizers."""
+    return OneGradientBSAM(params, **options, **LIBRARY[name](options))
+
+
 def cost(split: Split, task: str, repeats: int) -> list[dict[str, Any]]:
     """Time runs of 24 whole training steps in turn; print each as a multiple of AdamW's."""
     torch.set_num_threads(1)
     calls = {}
+
+    def steps(model: nn.Module, optimizer: Any, start: float) -> None:
+        if start:
+            optimizer.calls = 0
+        for number in range(24):
+            rows = torch.arange(number * 11, number * 11 + BATCH)
+            optimizer.step(closure_of(model, optimizer, split.train, rows))
+
     for name, method in METHODS.items():
         if method.epochs > 1 or (name == "IVON" and importlib.util.find_spec("ivon") is None):
             continue
         model = SCALES[task].network()
-        middle = {key: math.sqrt(a * b) for key, (a, b) in method.search.items()}
-        middle |= {"lr": 1e-4} if "lr" in middle else {"rate": 1e-4}
         start = VARIANTS[name].start if name in VARIANTS else 0.0
         # 24 steps hold every period; a start within them needs their number.
+        middle = middle_of(method.search)
         optimizer = method.make(model, middle, len(split.train.labels), 24, 0)
-
-        def steps(model=model, optimizer=optimizer, start=start) -> None:
-            if start:
-                optimizer.calls = 0
-            for number in range(24):
-                rows = torch.arange(number * 11, number * 11 + BATCH)
-                optimizer.step(closure_of(model, optimizer, split.train, rows))
-
-        calls[name] = steps
+        calls[name] = partial(steps, model, optimizer, start)
+    for name in LIBRARY:
+        model = SCALES[task].network()
+        optimizer = library(name, model.parameters(), bsam_options(middle_of(_BSAM)))
+        calls[name] = partial(steps, model, optimizer, 0.0)
     times = interleaved(calls, repeats, warmup=2)
     adamw = statistics.median(times["AdamW"])
     rows = []
@@ -888,38 +924,44 @@ def cost(split: Split, task: str, repeats: int) -> list[dict[str, Any]]:
         quartiles = np.quantile(ratio, (0.25, 0.75))
         rows[-1]["ratio_quartiles"] = quartiles.round(4).tolist()
         spread = "[{:.2f}, {:.2f}]".format(*quartiles)
-        print(f"{name:22} {median / 24:7.3f} ms  {median / adamw:.3f} {spread}")
+        print(f"{name:24} {median / 24:7.3f} ms  {median / adamw:.3f} {spread}")
     return rows
 
 
+def middle_of(search: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Return the middle of the ranges, with a rate so small that the weights stay about there."""
+    middle = {key: math.sqrt(a * b) for key, (a, b) in search.items()}
+    return middle | ({"lr": 1e-4} if "lr" in middle else {"rate": 1e-4})
+
+
 def check() -> None:
-    """Fail unless the two-pass step equals bsam.BSAM's, given the same noise."""
+    """Fail unless the script's steps equal the library's, given the same noise."""
     settings = {"rate": 2.0, "deviation": 0.03, "reach": 0.3, "damping": 0.1}
     options = bsam_options({**settings, "weight_decay": 1e-3, "1-beta2": 0.02})
-    pixels, labels = torch.rand(BATCH, 8, 8), torch.arange(BATCH) % 10
-    torch.manual_seed(0)
-    theirs, ours = mlp(64, 16, 10), mlp(64, 16, 10)
-    ours.load_state_dict(theirs.state_dict())
-    mine = OneGradient(ours.parameters(), variant=Variant(), steps=20, seed=1, **options)
-    stream = torch.Generator().manual_seed(1)
+    part, rows = Part(torch.rand(BATCH, 8, 8), torch.arange(BATCH) % 10), torch.arange(BATCH)
+    for name, other in zip(("bSAM", "noise", "wide noise", "every 8"), LIBRARY, strict=True):
+        torch.manual_seed(0)
+        theirs, ours = mlp(64, 16, 10), mlp(64, 16, 10)
+        ours.load_state_dict(theirs.state_dict())
+        mine = OneGradient(ours.parameters(), variant=VARIANTS[name], steps=20, seed=1, **options)
+        library_s = library(other, theirs.parameters(), options)
+        stream = torch.Generator().manual_seed(1)
 
-    class Replayed(bsam.BSAM):
-        def draw_noise(self, params):
-            flat = torch.randn(sum(p.numel() for p in params), generator=stream)
-            pieces = flat.split([p.numel() for p in params])
+        def draw_noise(params: list[Tensor], stream: torch.Generator = stream) -> list[Tensor]:
+            sizes = [p.numel() for p in params]
+            pieces = torch.randn(sum(sizes), generator=stream).split(sizes)
             return [piece.view_as(p) for piece, p in zip(pieces, params, strict=True)]
 
-    other = Replayed(theirs.parameters(), **options)
-    part, rows = Part(pixels, labels), torch.arange(BATCH)
-    for _ in range(20):
-        a, b = (
-            optimizer.step(closure_of(model, optimizer, part, rows))
-            for model, optimizer in ((ours, mine), (theirs, other))
-        )
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
-    print("the two-pass step equals bsam.BSAM's over 20 steps", flush=True)
+        library_s.draw_noise = draw_noise
+        for _ in range(20):
+            a, b = (
+                optimizer.step(closure_of(model, optimizer, part, rows))
+                for model, optimizer in ((ours, mine), (theirs, library_s))
+            )
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    print("the steps of bSAM, noise, wide noise and every 8 equal the library's", flush=True)
 
 
 def main() -> None:
@@ -963,9 +1005,9 @@ def main() -> None:
     records = load(path) if args.stage == "report" else work(plan, path, **options)
     report_tuning(plan, records)
     rows = report(plan, records)
-    print(json.dumps(environment()))
+    print(json.dumps(made_by(path)))
     if args.save:
-        print(save(f"one_gradient_{args.task}", rows))
+        print(save(f"one_gradient_{args.task}", rows, made_by(path)))
 
 
 if __name__ == "__main__":

@@ -63,11 +63,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def save(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write rows and the environment to ``results/NAME.json``; return the path."""
+def save(
+    name: str, rows: Sequence[Mapping[str, Any]], made_by: Mapping[str, Any] | None = None
+) -> Path:
+    """Write rows and the environment, or that given, to ``results/NAME.json``; return the path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    text = json.dumps({"environment": environment(), "rows": list(rows)}, indent=1)
+    text = json.dumps({"environment": made_by or environment(), "rows": list(rows)}, indent=1)
     path.with_suffix(".tmp").write_text(text + "\n")
     path.with_suffix(".tmp").replace(path)
     return path

@@ -15,20 +15,27 @@ def tensor(w, **h):
     return {"w": w, "gm": np.zeros_like(w), "s": np.full_like(w, h.get("s_init", 1.0)), "h": h}
 
 
-def bsam_step(tensors, noise, gradient, order="precision_first"):
-    """One step in place; noise[j][i] is for sub-batch j and tensor i. Returns the mean loss."""
+def bsam_step(
+    tensors, noise, gradient, order="precision_first", *, one_gradient=False, noise_factor=1.0
+):
+    """One step in place; noise[j][i] is for sub-batch j and tensor i. Returns the mean loss.
+
+    With one_gradient that at the noisy weights, theta, serves all lines.
+    """
     m = len(noise)
     losses = []
     mean_q = [np.zeros_like(t["w"]) for t in tensors]
     mean_scale = [np.zeros_like(t["w"]) for t in tensors]
     for j in range(m):
         theta = [
-            t["w"] + e / np.sqrt(t["h"]["num_data"] * t["s"])
+            t["w"] + noise_factor * e / np.sqrt(t["h"]["num_data"] * t["s"])
             for t, e in zip(tensors, noise[j], strict=True)
         ]
-        _, g = gradient(j, theta)
-        moved = [t["w"] + t["h"]["rho"] * g_i / t["s"] for t, g_i in zip(tensors, g, strict=True)]
-        loss, q = gradient(j, moved)
+        loss, g = gradient(j, theta)
+        q = g
+        if not one_gradient:
+            moved = [t["w"] + t["h"]["rho"] * a / t["s"] for t, a in zip(tensors, g, strict=True)]
+            loss, q = gradient(j, moved)
         losses.append(loss)
         for i, t in enumerate(tensors):
             mean_q[i] += q[i] / m

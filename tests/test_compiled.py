@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import bsam
-from bsam import algorithm, compiled, eager, noise
+from bsam import algorithm, compiled, eager, kernels, noise
 
 CPU = torch.device("cpu")
 LARGE = compiled.large(CPU)
@@ -17,7 +17,7 @@ LARGE = compiled.large(CPU)
 def works():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if not compiled.works(CPU, torch.float32):
+        if not kernels.works(CPU, torch.float32):
             pytest.skip("no working C++ compiler for torch.compile")
 
 
@@ -46,6 +46,7 @@ SHAPES = [
     [(3,)],
     [(2, 5), (), (0,), (7,)],
     [(200, 200), (33,), (64, 64, 3, 3), (5, 1)],
+    [(3000,)] * 5,
     [(LARGE,), (LARGE - 1,), (3, LARGE + 7)],
 ]
 WAYS = {"loop": eager.LOOP, "foreach": eager.FOREACH, "compiled": compiled}
@@ -98,9 +99,10 @@ def test_every_way_is_the_lines_of_the_algorithm(shapes, order, elsewhere, way):
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("offset", [0, 10, noise.BLOCK])
-def test_noise_made_on_the_way_is_the_stream(shapes, way, offset):
+@pytest.mark.parametrize("apart", [1, 3])
+def test_noise_made_on_the_way_is_the_stream(shapes, way, offset, apart):
     weights, _, s, *_ = bundle(shapes)
-    first = [offset + 3 * number for number in noise.first_elements(weights)]
+    first = [offset + apart * number for number in noise.first_elements(weights)]
     key = noise.stream_key(5, 7, 2)
     drawn = noise.standard_normal_like(weights, first, key)
     expected = [w + e / (20.0 * each).sqrt() for w, e, each in zip(weights, drawn, s, strict=True)]
@@ -184,12 +186,12 @@ def test_without_a_compiler_it_goes_on_with_one_warning(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
 
-    monkeypatch.setattr(compiled, "_compiled", broken)
-    compiled._works.cache_clear()
+    monkeypatch.setattr(kernels, "_compiled", broken)
+    kernels._works.cache_clear()
     try:
         with pytest.warns(UserWarning, match="compiled=True: no kernel could be compiled") as seen:
             run = trained(convolutions(), compiled=True)
         assert len(seen) == 1
     finally:
-        compiled._works.cache_clear()
+        kernels._works.cache_clear()
     close(run, trained(convolutions(), compiled=False))

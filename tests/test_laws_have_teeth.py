@@ -282,8 +282,11 @@ class PrecisionCreepsOffItsFloor(bsam.BSAM):
         super()._update()
         group = self.param_groups[0]
         for p, s in s_before.items():
-            if p.grad is not None and self._scales.get(p) is not None:
-                target = self._scales[p] + group["weight_decay"] + group["damping"]
+            scales = self._scales.get(p)
+            if p in self._first:
+                scales = s.sqrt() * self._first[p].abs()
+            if p.grad is not None and scales is not None:
+                target = scales + group["weight_decay"] + group["damping"]
                 self.state[p]["s"].copy_(group["betas"][1] * s + (1 - group["betas"][1]) * target)
 
 

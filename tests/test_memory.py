@@ -5,11 +5,12 @@ import torch
 from scenarios import allocated
 
 import bsam
-from bsam import compiled, layout
+from bsam import kernels, layout
 
 TENSORS, SIZE = 40, 250_000
 COPY = 4 * TENSORS * SIZE
 SLACK = 5 / TENSORS  # what a line works on, a tensor at a time, and pieces of noise
+JOINED = 4 * 3 / TENSORS  # what a kernel works on, three tensors at a time
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +40,13 @@ def test_copies_at_the_peak_of_a_step_of_closures(path, sub_batches, copies):
 
     The compiled path keeps its room for the mean from step to step.
     """
-    if "compiled" in path and not compiled.works(torch.device("cpu"), torch.float32):
+    if "compiled" in path and not kernels.works(torch.device("cpu"), torch.float32):
         pytest.skip("no working C++ compiler for torch.compile")
     optimizer, closure = trained(**path)
     kept_before = sum(room.nbytes for room in optimizer._kept.values())
     peak, kept = allocated(lambda: optimizer.step([closure] * sub_batches))
-    assert copies - SLACK < (peak + kept_before) / COPY < copies + SLACK
+    slack = JOINED if "compiled" in path else SLACK
+    assert copies - slack < (peak + kept_before) / COPY < copies + slack
     assert kept / COPY < 1.0 + SLACK  # the gradients
     assert kept_before == (COPY if "compiled" in path else 0)
 

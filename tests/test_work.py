@@ -10,7 +10,7 @@ import torch
 from scenarios import one_thread
 
 import bsam
-from bsam import compiled
+from bsam import kernels
 
 SIZES = {"one": [2**16], "many": [300] * 50}
 PATHS = {
@@ -158,7 +158,7 @@ def prepared(path, sizes, sub_batches, kind=bsam.BSAM):
     if path == "compiled":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if not compiled.works(torch.device("cpu"), torch.float32):
+            if not kernels.works(torch.device("cpu"), torch.float32):
                 pytest.skip("no working C++ compiler for torch.compile")
     params = [torch.nn.Parameter(torch.randn(each)) for each in SIZES[sizes]]
     gradients = [torch.ones_like(p) for p in params]

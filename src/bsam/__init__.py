@@ -4,13 +4,14 @@
 ICLR 2023) and ``bsam.SAM`` the baseline it is measured against. ``optimizer.posterior(model)``
 gives a ``bsam.GaussianPosterior``, which ``bsam.predict`` averages predictions over;
 ``bsam.metrics`` has numbers from probabilities and labels, ``bsam.normalization`` what becomes of
-the running statistics of BatchNorm, ``bsam.relaxation`` (which needs scipy) why SAM is Bayes.
+the running statistics of BatchNorm, ``bsam.experimental`` what may still change or go,
+``bsam.relaxation`` (which needs scipy) why SAM is Bayes.
 """
 
 import importlib
 from typing import Any
 
-from bsam import metrics, normalization
+from bsam import experimental, metrics, normalization
 from bsam.optimizer import BSAM
 from bsam.posterior import GaussianPosterior
 from bsam.prediction import GaussianPredictive, Predictive, predict
@@ -24,6 +25,7 @@ __all__ = [
     "GaussianPredictive",
     "Predictive",
     "__version__",
+    "experimental",
     "metrics",
     "normalization",
     "predict",

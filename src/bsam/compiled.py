@@ -1,26 +1,20 @@
-"""The algorithm's lines as compiled kernels: as few passes over memory as can be.
+"""The algorithm's lines by compiled kernels, on lists of tensors of any shape.
 
-Each kernel is a line of :mod:`bsam.algorithm`, or two that read the same tensors, written for flat
-tensors. A tensor of many elements goes in as it lies in memory; small ones are joined, so that
-thousands of them cost about as much as one of their size. Lengths and hyperparameters are inputs,
-so that a kernel is compiled once for each dtype and device, whatever the model and the schedule.
+A tensor of many elements goes into a kernel as it lies in memory; small ones are joined, so that
+thousands of them cost about as much as one of their size.
 """
 
-import functools
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from bsam import gaussian, noise
+from bsam import kernels, noise
 from bsam.dtypes import state_dtype
-from bsam.layout import as_one, flat, flat_alike, room_like
+from bsam.layout import as_one, flat_alike, in_order, room_like
 
-_LARGE_ON_CPU, _LARGE_ELSEWHERE = 1 << 16, 1 << 22
+_LARGE_ON_CPU, _LARGE_ELSEWHERE = 1 << 19, 1 << 22
 
-Kernel = Callable[..., None]
 Tensors = Sequence[Tensor]
 
 
@@ -31,84 +25,6 @@ def large(device: torch.device) -> int:
         device: of the tensor.
     """
     return _LARGE_ON_CPU if device.type == "cpu" else _LARGE_ELSEWHERE
-
-
-# ------------------------------------------------------------------ the lines, on flat tensors
-
-
-def _sample(weights: Tensor, mean: Tensor, drawn: Tensor, s: Tensor, numbers: Tensor) -> None:
-    (deviations,) = gaussian.deviations([drawn], [s], numbers[0])
-    weights.copy_(mean + deviations)
-
-
-def _sample_elements(
-    weights: Tensor, mean: Tensor, elements: Tensor, s: Tensor, numbers: Tensor, key: Tensor
-) -> None:
-    _sample(weights, mean, noise.standard_normal_at(elements, key, s.dtype), s, numbers)
-
-
-def _sample_blocks(
-    weights: Tensor,
-    weights_2: Tensor,
-    mean: Tensor,
-    mean_2: Tensor,
-    s: Tensor,
-    s_2: Tensor,
-    numbers: Tensor,
-    key: Tensor,
-    first_pair: Tensor,
-) -> None:
-    """Both halves of each block of the noise at once: a pair shares its logarithm and its bits."""
-    halves = noise.standard_normal_blocks(len(weights), key, first_pair, s.dtype)
-    _sample(weights, mean, halves[0], s, numbers)
-    _sample(weights_2, mean_2, halves[1], s_2, numbers)
-
-
-def _perturb(
-    weights: Tensor, scales: Tensor, mean: Tensor, gradients: Tensor, s: Tensor, numbers: Tensor
-) -> None:
-    first = gradients.to(s.dtype)
-    weights.copy_(mean + first * numbers[0] / s)
-    scales.copy_(s.sqrt() * first.abs())
-
-
-def _perturb_again(
-    weights: Tensor, scales: Tensor, mean: Tensor, gradients: Tensor, s: Tensor, numbers: Tensor
-) -> None:
-    first = gradients.to(s.dtype)
-    weights.copy_(mean + first * numbers[0] / s)
-    scales.add_((s.sqrt() * first.abs() - scales) * numbers[1])
-
-
-def _update_precision_first(*tensors: Tensor) -> None:
-    _update(*tensors, by_new_precision=True)
-
-
-def _update_mean_first(*tensors: Tensor) -> None:
-    _update(*tensors, by_new_precision=False)
-
-
-def _update(
-    weights: Tensor,
-    exp_avg: Tensor,
-    s: Tensor,
-    mean: Tensor,
-    gradients: Tensor,
-    scales: Tensor,
-    numbers: Tensor,
-    by_new_precision: bool,
-) -> None:
-    lr, momentum_share, precision_share, weight_decay, floor = numbers.unbind()
-    decayed = gradients.to(s.dtype) + mean.to(s.dtype) * weight_decay
-    momentum = exp_avg + (decayed - exp_avg) * momentum_share
-    precision = s + (scales + floor - s) * precision_share
-    step = momentum / (precision if by_new_precision else s) * lr
-    weights.copy_(mean - step)
-    exp_avg.copy_(momentum)
-    s.copy_(precision)
-
-
-# ------------------------------------------------------------------ on lists of tensors
 
 
 def room(params: Tensors, dtype: torch.dtype | None = None) -> list[Tensor]:
@@ -122,7 +38,7 @@ def room(params: Tensors, dtype: torch.dtype | None = None) -> list[Tensor]:
 def sample(weights: Tensors, mean: Tensors, drawn: Tensors, s: Tensors, *, num_data: float) -> None:
     """Move weights to a draw, by noise that is given; see :class:`bsam.eager.Lines` for all."""
     numbers = _numbers(weights[0].device, num_data)
-    _over(_sample, [weights], [], [mean, drawn, s], numbers)
+    _over(kernels.sample, [weights], [], [mean, drawn, s], numbers)
 
 
 def sample_stream(
@@ -137,29 +53,40 @@ def sample_stream(
     """Move weights to a draw whose noise is made on the way and never stored."""
     device = weights[0].device
     numbers, key = _numbers(device, num_data), _integer(key, device)
-    rest: list[list[Tensor]] = []
-    begin: list[int] = []  # the number of the first element of each of the rest
-    for tensors, start in zip(zip(weights, mean, s, strict=True), first, strict=True):
-        count = tensors[0].numel()
-        if count < large(device) or not all(t.is_contiguous() for t in tensors):
-            rest.append(list(tensors))
-            begin.append(start)
-            continue
-        runs = [flat(t) for t in tensors]
-        before = -start % noise.BLOCK
+    edges: list[list[Tensor]] = []
+    begin: list[int] = []  # the number of the first element of each edge
+    finish = []
+    for tensors, starts in _consecutive(list(zip(weights, mean, s, strict=True)), first):
+        runs, joined = _as_runs(tensors)
+        if joined:
+            finish.append((runs[0], tensors))
+        start, count = starts[0], len(runs[0])
+        before = min(-start % noise.BLOCK, count)
         after = count - (count - before) % noise.BLOCK
-        halves = [half for run in runs for half in _halves(run[before:after])]
-        apart = (halves[0], *map(_apart, halves[1:]))  # as in _over
-        pair = _integer((start + before) // 2, device)
-        _call(_sample_blocks, *apart, numbers, key, pair)
+        if after - before < 2 * noise.BLOCK:  # lengths 0 and 1 are special to a compiler
+            before = after = count
+        else:
+            halves = [half for run in runs for half in _halves(run[before:after])]
+            halves[1] = _apart(halves[1])
+            outputs, inputs = halves[:2], _unaliased(halves[2:], halves[:2])
+            pair = _integer((start + before) // 2, device)
+            kernels.call(kernels.sample_blocks, *outputs, *inputs, numbers, key, pair)
         for edge, end in ((0, before), (after, count)):
             if edge < end:
-                rest.append([run[edge:end] for run in runs])
+                edges.append([run[edge:end] for run in runs])
                 begin.append(start + edge)
-    if rest:
-        at, start_at, precision = (list(each) for each in zip(*rest, strict=True))
+    if edges:
+        at, start_at, precision = (list(each) for each in zip(*edges, strict=True))
         elements = _elements(begin, [t.numel() for t in at], device)
-        _joined(_sample_elements, [at], [], [start_at, elements, precision], numbers, key)
+        _joined(kernels.sample_elements, [at], [], [start_at, elements, precision], numbers, key)
+    for values, tensors in finish:
+        _scatter(values, [at for at, *_ in tensors])
+
+
+def perturb(weights: Tensors, mean: Tensors, gradients: Tensors, s: Tensors, *, rho: float) -> None:
+    """Move weights uphill."""
+    numbers = _numbers(weights[0].device, rho)
+    _over(kernels.perturb, [weights], [], [mean, gradients, s], numbers)
 
 
 def perturb_and_scale(
@@ -175,9 +102,9 @@ def perturb_and_scale(
     r"""Move weights uphill, and fold :math:`\sqrt s |g|` into its mean over sub-batches."""
     numbers = _numbers(weights[0].device, rho, share)
     if share == 1.0:
-        _over(_perturb, [weights, scales], [], [mean, gradients, s], numbers)
+        _over(kernels.perturb_and_scale, [weights, scales], [], [mean, gradients, s], numbers)
     else:
-        _over(_perturb_again, [weights], [scales], [mean, gradients, s], numbers)
+        _over(kernels.perturb_and_scale_again, [weights], [scales], [mean, gradients, s], numbers)
 
 
 def update(
@@ -188,6 +115,7 @@ def update(
     gradients: Tensors,
     scales: Tensors,
     *,
+    scaled: bool = True,
     lr: float | Tensor,
     beta1: float,
     beta2: float,
@@ -199,35 +127,22 @@ def update(
     shares = (1.0 - beta1, 1.0 - beta2)
     floor = weight_decay + damping
     numbers = _numbers(weights[0].device, lr, *shares, weight_decay, floor)
-    kernel = _update_precision_first if order == "precision_first" else _update_mean_first
-    _over(kernel, [weights], [exp_avg, s], [mean, gradients, scales], numbers)
-
-
-def works(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether kernels can be compiled for weights of a kind; warn once where not.
-
-    Args:
-        device: of the weights.
-        dtype: of the weights.
-    """
-    return _works(device.type, dtype)
+    _over(
+        kernels.UPDATES[order, scaled], [weights], [exp_avg, s], [mean, gradients, scales], numbers
+    )
 
 
 # ------------------------------------------------------------------ how tensors become flat
 
 
 def _over(
-    kernel: Kernel,
+    kernel: kernels.Kernel,
     written: Sequence[Tensors],
     changed: Sequence[Tensors],
     read: Sequence[Tensors],
     *rest: Tensor,
 ) -> None:
-    """Run a kernel over lists of tensors: large ones one by one, small ones joined.
-
-    What is read may share memory with what is written: the compiler must not know, as it would
-    compile anew, and need not, as an element depends on that same element alone.
-    """
+    """Run a kernel over lists of tensors: large ones one by one, small ones joined."""
     small = []
     for i, tensors in enumerate(zip(*written, *changed, *read, strict=True)):
         runs = None
@@ -236,45 +151,102 @@ def _over(
         if runs is None:
             small.append(i)
             continue
-        outputs = len(written) + len(changed)
-        _call(kernel, *runs[:outputs], *map(_apart, runs[outputs:]), *rest)
-    if small:
-        some = [[[each[i] for i in small] for each in lists] for lists in (written, changed, read)]
+        outputs = runs[: len(written) + len(changed)]
+        kernels.call(kernel, *outputs, *_unaliased(runs[len(outputs) :], outputs), *rest)
+    for part in _parcels([written[0][i] for i in small]):
+        chosen = [small[k] for k in part]
+        some = [[[each[i] for i in chosen] for each in lists] for lists in (written, changed, read)]
         _joined(kernel, some[0], some[1], some[2], *rest)
 
 
+def _parcels(tensors: Tensors) -> Iterator[range]:
+    """Cut a list where as much as a large tensor is full: what is joined is held twice."""
+    start = size = 0
+    for i, t in enumerate(tensors):
+        size += t.numel()
+        if size >= large(t.device) or i + 1 == len(tensors):
+            yield range(start, i + 1)
+            start, size = i + 1, 0
+
+
 def _joined(
-    kernel: Kernel,
+    kernel: kernels.Kernel,
     written: Sequence[Tensors],
     changed: Sequence[Tensors],
     read: Sequence[Tensors],
     *rest: Tensor,
 ) -> None:
-    sizes = [t.numel() for t in written[0]]
-    places = [as_one(each) for each in (*written, *changed)]
-    outputs = [
-        (each[0].new_empty(sum(sizes)) if number < len(written) else _end_to_end(each))
-        if place is None
-        else place
-        for number, (each, place) in enumerate(zip((*written, *changed), places, strict=True))
+    like = written[0]  # in whose order of dimensions all are taken
+    count = sum(t.numel() for t in like)
+    places = [as_one(each, like) for each in (*written, *changed)]
+    outputs = []
+    for number, (each, place) in enumerate(zip((*written, *changed), places, strict=True)):
+        if place is None:
+            only_written = number < len(written)
+            place = each[0].new_empty(count) if only_written else _end_to_end(each, like)
+        outputs.append(place)
+    inputs = [
+        _end_to_end(each, like) if (one := as_one(each, like)) is None else one for each in read
     ]
-    inputs = [_end_to_end(each) if (one := as_one(each)) is None else _apart(one) for each in read]
-    if len(outputs[0]) == 1:
+    if count == 1:
         kernel(*outputs, *inputs, *rest)  # length 1 is special to a compiler; uncompiled will do
-    elif len(outputs[0]):
-        _call(kernel, *outputs, *inputs, *rest)
+    elif count:
+        kernels.call(kernel, *outputs, *_unaliased(inputs, outputs), *rest)
     for tensors, values, place in zip((*written, *changed), outputs, places, strict=True):
         if place is None:
-            _scatter(values, tensors, sizes)
+            _scatter(values, tensors)
 
 
-def _end_to_end(tensors: Tensors) -> Tensor:
-    return torch.cat([t.detach().reshape(-1) for t in tensors])
+def _consecutive(
+    tensors: list[tuple[Tensor, ...]], first: Sequence[int]
+) -> list[tuple[list[tuple[Tensor, ...]], list[int]]]:
+    """Group what is small and follows one another in the stream; what is large stands alone."""
+    groups: list[tuple[list[tuple[Tensor, ...]], list[int]]] = []
+    end = -1
+    for each, start in zip(tensors, first, strict=True):
+        size = each[0].numel()
+        if not size:
+            continue
+        alone = size >= large(each[0].device)
+        if start == end and not alone:
+            groups[-1][0].append(each)
+            groups[-1][1].append(start)
+        else:
+            groups.append(([each], [start]))
+        end = -1 if alone else start + size
+    return groups
 
 
-def _scatter(values: Tensor, tensors: Tensors, sizes: list[int]) -> None:
-    pieces = zip(values.split(sizes), tensors, strict=True)
-    torch._foreach_copy_(list(tensors), [piece.view(t.shape) for piece, t in pieces])
+def _as_runs(tensors: list[tuple[Tensor, ...]]) -> tuple[list[Tensor], bool]:
+    """Return (weights, mean, s) as one run each, and whether the weights are a copy to scatter."""
+    if len(tensors) == 1 and (runs := flat_alike(tensors[0])):
+        return runs, False
+    at, mean, s = (list(each) for each in zip(*tensors, strict=True))
+    inputs = [
+        _end_to_end(each, at) if (one := as_one(each, at)) is None else one for each in (mean, s)
+    ]
+    return [at[0].new_empty(len(inputs[0])), *inputs], True
+
+
+def _end_to_end(tensors: Tensors, like: Tensors) -> Tensor:
+    pairs = zip(tensors, like, strict=True)
+    return torch.cat([in_order(t.detach(), other).reshape(-1) for t, other in pairs])
+
+
+def _scatter(values: Tensor, tensors: Tensors) -> None:
+    places = [in_order(t.detach(), t) for t in tensors]
+    pieces = values.split([t.numel() for t in tensors])
+    shaped = [piece.view(place.shape) for piece, place in zip(pieces, places, strict=True)]
+    torch._foreach_copy_(places, shaped)
+
+
+def _unaliased(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return inputs that a compiler cannot see to share memory with outputs.
+
+    It would compile anew for them, and need not: an element depends on that same element alone.
+    """
+    taken = {t.data_ptr() for t in outputs}
+    return [_apart(t) if t.data_ptr() in taken else t for t in inputs]
 
 
 def _halves(run: Tensor) -> tuple[Tensor, Tensor]:
@@ -289,14 +261,15 @@ def _apart(tensor: Tensor) -> Tensor:
 
 
 def _elements(first: Sequence[int], counts: Sequence[int], device: torch.device) -> list[Tensor]:
-    """Return the numbers in the stream of tensors' elements, in as few runs as can be."""
+    """Return the numbers in the stream of tensors' elements, made in as few runs as can be."""
     runs: list[list[int]] = []
     for start, count in zip(first, counts, strict=True):
         if runs and runs[-1][1] == start:
             runs[-1][1] = start + count
         else:
             runs.append([start, start + count])
-    return [torch.arange(start, end, device=device) for start, end in runs]
+    numbers = torch.cat([torch.arange(start, end, device=device) for start, end in runs])
+    return list(numbers.split(list(counts)))
 
 
 def _numbers(device: torch.device, *values: float | Tensor) -> Tensor:
@@ -316,35 +289,3 @@ def _integer(value: int | Tensor, device: torch.device) -> Tensor:
     if isinstance(value, Tensor):
         return value.to(device)
     return torch.full((), value, device=device, dtype=torch.int64)
-
-
-# ------------------------------------------------------------------ compilation
-
-
-def _call(kernel: Kernel, *arguments: Tensor) -> None:
-    _compiled(kernel)(*arguments)
-
-
-@functools.cache
-def _compiled(kernel: Kernel) -> Any:
-    return torch.compile(kernel, dynamic=True, fullgraph=True)
-
-
-@functools.cache
-def _works(device: str, dtype: torch.dtype) -> bool:
-    weights = torch.zeros(2, device=device, dtype=dtype)
-    s = torch.ones(2, device=device, dtype=state_dtype(weights))
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's own, about itself
-            others = (torch.empty_like(s), weights.clone(), weights.clone(), s)
-            _call(_perturb, weights, *others, _numbers(weights.device, 0.0, 1.0))
-    except Exception as error:  # whatever a missing or broken compiler raises
-        reason = " ".join(str(error).split()[:30]) or type(error).__name__
-        warnings.warn(
-            f"compiled=True: no kernel could be compiled for {device} ({reason}); the steps "
-            "go on uncompiled, with the same numbers. Install a C++ compiler, or leave it out.",
-            stacklevel=2,
-        )
-        return False
-    return True

@@ -63,10 +63,18 @@ class Lines:
             key: of the stream, what :func:`bsam.noise.stream_key` gave.
             num_data: N.
         """
-        for begin, at, start, each in self._cut(first, weights, mean, s, by_rows=True):
+        for begin, at, start, each in self._cut(first, weights, mean, s):
             _begin(at, start)
             e = noise.standard_normal_like(at, begin, key)
             algorithm.sample(at, e, each, num_data=num_data)
+
+    def perturb(
+        self, weights: Tensors, mean: Tensors, gradients: Tensors, s: Tensors, *, rho: float
+    ) -> None:
+        """Move weights uphill."""
+        for _, at, start, g, each in self._cut([0] * len(weights), weights, mean, gradients, s):
+            _begin(at, start)
+            algorithm.perturb(at, _wide(g), each, rho=rho)
 
     def perturb_and_scale(
         self,
@@ -109,12 +117,19 @@ class Lines:
         s: Tensors,
         gradients: Tensors,
         scales: Tensors,
+        *,
+        scaled: bool = True,
         **numbers: Any,
     ) -> None:
-        """Make the last three lines; see :func:`bsam.algorithm.update`."""
+        """Make the last three lines; see :func:`bsam.algorithm.update`.
+
+        Without ``scaled``, scales are the first gradients themselves.
+        """
         lists = (weights, mean, exp_avg, s, gradients, scales)
         for _, at, start, m, each, g, scale in self._cut([0] * len(weights), *lists):
             _begin(at, start)
+            if not scaled:
+                scale = algorithm.gradient_scales(_wide(scale), each)
             algorithm.update(at, m, each, _wide(g), scale, **numbers)
 
 
@@ -127,27 +142,17 @@ def _wide(gradients: list[Tensor]) -> list[Tensor]:
     return [gradient.to(state_dtype(gradient)) for gradient in gradients]
 
 
-def _whole(
-    first: Sequence[int],
-    *lists: Tensors,
-    by_rows: bool = False,  # noqa: ARG001
-) -> Iterator[tuple[Any, ...]]:
+def _whole(first: Sequence[int], *lists: Tensors) -> Iterator[tuple[Any, ...]]:
     yield list(first), *(list(each) for each in lists)
 
 
-def _in_pieces(
-    first: Sequence[int], *lists: Tensors, by_rows: bool = False
-) -> Iterator[tuple[Any, ...]]:
-    """Yield lists of the numbers of first elements and of tensors, about PIECE elements together.
-
-    With ``by_rows`` only what lies in the order of its elements is cut.
-    """
+def _in_pieces(first: Sequence[int], *lists: Tensors) -> Iterator[tuple[Any, ...]]:
+    """Yield numbers of first elements and lists of tensors, about PIECE elements together."""
     gathered: list[tuple[Any, ...]] = []
     size = 0
     for start, *tensors in zip(first, *lists, strict=True):
         count = tensors[0].numel()
-        cut = count > PIECE and (tensors[0].is_contiguous() or not by_rows)
-        flat = flat_alike(tensors) if cut else None
+        flat = flat_alike(tensors) if count > PIECE else None
         if flat is None:
             gathered.append((start, *tensors))
             size += count

@@ -287,7 +287,7 @@ class TwoPassOptimizer(GroupedOptimizer):
         for p in self._trainable():
             p.grad = None  # left from the last step; keeping it would cost a copy at the peak
         try:
-            self._in_closures = True
+            self._in_closures = len(closures)
             loss = mean_loss([self._pair(each) for each in closures])
             checks.point_out_silence(self._without_gradient)
             self._update()
@@ -368,7 +368,7 @@ class TwoPassOptimizer(GroupedOptimizer):
         self._weight_sum = 0.0
         self._averaged: set[Tensor] = set()  # whose .grad is the mean so far
         self._sub_batches = 0
-        self._in_closures = False  # all sub-batches of the step are closures
+        self._in_closures = 0  # how many sub-batches, all of them closures, the step has
         self._aside = Aside(self._room)  # the mean, while the weights are elsewhere
         self._without_gradient = ""  # the last pass that left none
         self._scaler: Any = None  # whose scale the mean so far has

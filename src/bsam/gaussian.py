@@ -34,6 +34,21 @@ def deviations(noise: list[Tensor], s: list[Tensor], num_data: float | Tensor) -
     return list(torch._foreach_div(noise, scale))
 
 
+def widened(num_data: float, factor: float) -> float:
+    r"""Return the N at which deviations are ``factor`` times those of ``num_data``.
+
+    Args:
+        num_data: N, positive; infinity stays infinity.
+        factor: positive.
+
+    Example:
+        >>> from bsam import gaussian
+        >>> gaussian.widened(100.0, 2.0)
+        25.0
+    """
+    return num_data / factor / factor
+
+
 def to_draws_(noise: list[Tensor], mean: list[Tensor], precision: list[Tensor]) -> None:
     r"""Make noise, in place, into draws :math:`\omega + e / \sqrt\lambda`.
 

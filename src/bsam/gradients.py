@@ -12,6 +12,8 @@ from bsam.dtypes import state_dtype
 Gradients = dict[Tensor, Tensor | None]
 """Gradient by parameter, None where a pass left none; in the order of the parameter groups."""
 
+_USES = getattr(torch._C, "_storage_Use_Count", None)
+
 Label = Callable[[Tensor], str]
 """Gives the words for a parameter in a message."""
 
@@ -84,6 +86,20 @@ def all_finite(gradients: Mapping[Tensor, Tensor]) -> bool:
 def _sums_are_finite(tensors: list[Tensor]) -> bool:
     """Whether all sums are finite: then all terms are. On a CPU it costs a seventh of a norm."""
     return all(math.isfinite(tensor.sum(dtype=state_dtype(tensor)).item()) for tensor in tensors)
+
+
+def owned(gradient: Tensor) -> bool:
+    """Return whether a gradient's memory is sure to be no one else's, so that it can be kept.
+
+    Not so where a closure hands out its own tensor, or a bucket, which the next pass overwrites;
+    nor, to be sure, on a GPU, where a captured backward pass may write to the same memory again.
+
+    Args:
+        gradient: the only tensor there is for it.
+    """
+    storage = gradient.untyped_storage()
+    alone = _USES is not None and _USES(storage._cdata) == 2  # the tensor's use and this one
+    return alone and storage.resizable() and gradient.device.type == "cpu"
 
 
 def require_zero(gradients: Mapping[Tensor, Tensor], label: Label) -> None:

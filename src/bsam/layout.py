@@ -15,6 +15,27 @@ _ALIGNED = 16  # numbers, to begin where vectors of a CPU do
 _LARGE_PAGES = 1 << 22  # bytes from which on NumPy asks for them
 
 
+def in_order(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a tensor with its dimensions in the order in which another one lies in memory.
+
+    Args:
+        tensor: any.
+        like: of its shape.
+
+    Example:
+        >>> import torch
+        >>> from bsam.layout import in_order
+        >>> image = torch.arange(8.0).view(1, 2, 2, 2).to(memory_format=torch.channels_last)
+        >>> in_order(image, image).reshape(-1)
+        tensor([0., 4., 1., 5., 2., 6., 3., 7.])
+    """
+    if like.is_contiguous():
+        return tensor
+    strides = like.stride()
+    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
+    return tensor.permute(order) if like.permute(order).is_contiguous() else tensor
+
+
 def flat_alike(tensors: Sequence[Tensor]) -> list[Tensor] | None:
     """Return tensors of one shape as they lie in memory, each 1-d and sharing its memory.
 
@@ -23,22 +44,9 @@ def flat_alike(tensors: Sequence[Tensor]) -> list[Tensor] | None:
 
     Returns:
         None if they do not lie alike, such as one by rows and one ``channels_last``, or have gaps.
-
-    Example:
-        >>> import torch
-        >>> from bsam.layout import flat_alike
-        >>> image = torch.arange(8.0).view(1, 2, 2, 2)
-        >>> flat_alike([image.to(memory_format=torch.channels_last)])
-        [tensor([0., 4., 1., 5., 2., 6., 3., 7.])]
     """
-    if all(t.is_contiguous() for t in tensors):
-        return [flat(t) for t in tensors]
-    strides = tensors[0].stride()
-    if any(t.stride() != strides for t in tensors):
-        return None
-    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
-    turned = [t.permute(order) for t in tensors]
-    return [flat(t) for t in turned] if turned[0].is_contiguous() else None
+    turned = [in_order(t, tensors[0]) for t in tensors]
+    return [flat(t) for t in turned] if all(t.is_contiguous() for t in turned) else None
 
 
 def flat(tensor: Tensor) -> Tensor:
@@ -53,7 +61,7 @@ def room_like(tensors: Sequence[Tensor], dtype: torch.dtype, *, large: int = 0) 
     Args:
         tensors: shapes and devices of the result; on one device.
         dtype: of the result.
-        large: those with fewer elements come first and end to end, contiguous each.
+        large: those with fewer elements come first and end to end.
     """
     room = list(tensors)
     small = [i for i, t in enumerate(tensors) if t.numel() < large]
@@ -62,11 +70,19 @@ def room_like(tensors: Sequence[Tensor], dtype: torch.dtype, *, large: int = 0) 
     sizes += [-(-tensors[i].numel() // _ALIGNED) * _ALIGNED for i in rest]
     device = tensors[0].device if tensors else torch.device("cpu")
     for i, piece in zip(small + rest, _empty(sum(sizes), dtype, device).split(sizes), strict=True):
-        run = piece[: tensors[i].numel()]
-        dense = i in rest and not tensors[i].is_contiguous() and flat_alike([tensors[i]])
-        strides = tensors[i].stride()
-        room[i] = run.as_strided(tensors[i].shape, strides) if dense else run.view(tensors[i].shape)
+        room[i] = shaped_like(piece[: tensors[i].numel()], tensors[i])
     return room
+
+
+def shaped_like(run: Tensor, like: Tensor) -> Tensor:
+    """Return a 1-d tensor seen as another one lies in memory; by rows if that one has gaps.
+
+    Args:
+        run: of as many elements.
+        like: whose shape and order of dimensions the result has.
+    """
+    dense = in_order(like, like).is_contiguous() and not like.is_contiguous()
+    return run.as_strided(like.shape, like.stride()) if dense else run.view(like.shape)
 
 
 def _empty(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -81,18 +97,20 @@ def _empty(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.from_numpy(numpy.empty(size, numpy.uint8)).view(dtype)
 
 
-def as_one(tensors: Sequence[Tensor]) -> Tensor | None:
+def as_one(tensors: Sequence[Tensor], like: Sequence[Tensor]) -> Tensor | None:
     """Return the 1-d tensor in whose memory tensors lie end to end, None where they do not.
 
     Args:
         tensors: at least one; pieces of one, as :func:`room_like` gives them.
+        like: in whose order of dimensions each must lie.
     """
     whole, first = tensors[0]._base, tensors[0].storage_offset()
     if whole is None or whole.dim() != 1:
         return None
     end = first
-    for t in tensors:
-        if t._base is not whole or t.storage_offset() != end or not t.is_contiguous():
+    for t, other in zip(tensors, like, strict=True):
+        in_line = t._base is whole and t.storage_offset() == end
+        if not (in_line and in_order(t, other).is_contiguous()):
             return None
         end += t.numel()
     skipped = first - whole.storage_offset()

@@ -25,10 +25,28 @@ import torch
 from torch import Tensor
 
 from bsam.dtypes import state_dtype
+from bsam.layout import shaped_like
 
 _MASK = 2**64 - 1
 _LOWER = 2**32 - 1
 _GAMMA = 0x9E3779B97F4A7C15
+_QUARTER = 1 << 30  # of a turn
+_SQRT_HALF = 0x3F3504F3  # the bits of sqrt(1/2) as a float32
+
+# Chebyshev interpolants: (log(1 + f) - f + f^2 / 2) / f^3 on [sqrt(1/2) - 1, sqrt(2) - 1], error
+# 3e-8, and sin(pi x) / x as a function of x^2 on [0, 1/4], error 6e-11.
+_LOG = (
+    0.3333333118,
+    -0.2499999696,
+    0.2000071575,
+    -0.1666780232,
+    0.1424905765,
+    -0.1242568731,
+    0.1168541990,
+    -0.1147973396,
+    0.0697161168,
+)
+_SINE = (3.1415926535, -5.1677127646, 2.5501633189, -0.5992521978, 0.0820504018, -0.0070283864)
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 
@@ -101,9 +119,8 @@ def standard_normal_at(elements: Tensor, key: int | Tensor, dtype: torch.dtype) 
     """
     pairs = ((elements >> 11) << 10) | (elements & (PAIRS - 1))
     z = _word_of(pairs, key)
-    # A sine is the cosine a quarter turn back; in integers that is exact.
-    quarter = ((elements >> 10) & 1) << 30
-    return _radius(z, dtype) * _angle(z - quarter, dtype).cos()
+    quarter = ((elements >> 10) & 1) * _QUARTER  # a sine is the cosine a quarter turn back
+    return _radius(z, dtype) * _cosine(z - quarter, dtype)
 
 
 def standard_normal_blocks(
@@ -124,8 +141,8 @@ def standard_normal_blocks(
     device = first_pair.device
     rows = PAIRS * torch.arange(blocks, device=device).unsqueeze(1)
     z = _word_of(rows + torch.arange(PAIRS, device=device) + first_pair, key)
-    radius, angle = _radius(z, dtype), _angle(z, dtype)
-    return radius * angle.cos(), radius * angle.sin()
+    radius = _radius(z, dtype)
+    return radius * _cosine(z, dtype), radius * _cosine(z - _QUARTER, dtype)
 
 
 def stream_key(seed: int, call: int | Tensor, sub_batch: int) -> int | Tensor:
@@ -146,7 +163,7 @@ def stream_key(seed: int, call: int | Tensor, sub_batch: int) -> int | Tensor:
 
 
 def standard_normal_like(
-    tensors: Sequence[Tensor], first: Sequence[int], key: int | Tensor
+    tensors: Sequence[Tensor], first: Sequence[int], key: int | Tensor, *, by_rows: bool = False
 ) -> list[Tensor]:
     """Return standard normal tensors like those given, each from its own place in one stream.
 
@@ -155,6 +172,7 @@ def standard_normal_like(
             them, never narrower than float32.
         first: for each tensor the number of its first element, >= 0.
         key: of the stream, what :func:`stream_key` gave.
+        by_rows: number the elements of each by rows, even of one that does not lie so in memory.
     """
     noise: list[Tensor] = []
     for run in _runs(tensors, first):
@@ -162,7 +180,10 @@ def standard_normal_like(
         one = tensors[run[0]]
         flat = _run(first[run[0]], sum(sizes), key, state_dtype(one), one.device)
         pieces = zip(flat.split(sizes), run, strict=True)
-        noise += [piece.view(tensors[i].shape) for piece, i in pieces]
+        noise += [
+            piece.view(tensors[i].shape) if by_rows else shaped_like(piece, tensors[i])
+            for piece, i in pieces
+        ]
     return noise
 
 
@@ -256,12 +277,37 @@ def _word_of(pairs: Tensor, key: int | Tensor) -> Tensor:
 
 
 def _radius(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """Box and Muller's radius from the upper 32 bits.
+
+    In float32 by a polynomial that a compiler puts into vector instructions, where the library's
+    logarithm is a call: with mantissa 1 + f in [sqrt(1/2), sqrt(2)) its error is below 1e-7.
+    """
     # Half a unit keeps the logarithm away from zero; near one it rounds to log(1) = 0.
-    return ((((words >> 32) & _LOWER).to(dtype) + 0.5) * 2.0**-32).log().mul(-2.0).sqrt()
+    x = ((words >> 32) & _LOWER).to(dtype) + 0.5
+    if dtype != torch.float32:
+        return ((x * 2.0**-32).log() * -2.0).sqrt()
+    bits = x.view(torch.int32) - _SQRT_HALF
+    exponent = ((bits >> 23) - 32).to(dtype)
+    f = ((bits & 0x7FFFFF) + _SQRT_HALF).view(dtype) - 1.0
+    log = f - 0.5 * f * f + f * f * f * _horner(f, _LOG)
+    return ((log + exponent * math.log(2.0)) * -2.0).sqrt()
 
 
-def _angle(words: Tensor, dtype: torch.dtype) -> Tensor:
-    return (words & _LOWER).to(dtype) * (2.0 * math.pi * 2.0**-32)
+def _cosine(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """The cosine of the lower 32 bits as a fraction of a turn; in float32 by a polynomial, too."""
+    if dtype != torch.float32:
+        return ((words & _LOWER).to(dtype) * (2.0 * math.pi * 2.0**-32)).cos()
+    half_turns = (((words & _LOWER) ^ 2**31) - 2**31).to(dtype) * 2.0**-31  # from -1 to 1
+    x = 0.5 - half_turns.abs()
+    return x * _horner(x * x, _SINE)  # sin(pi x)
+
+
+def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """A polynomial, its coefficients from the constant on."""
+    value = x * coefficients[-1] + coefficients[-2]
+    for coefficient in coefficients[-3::-1]:
+        value = value * x + coefficient
+    return value
 
 
 def _box_muller(words: Tensor, *, out: Tensor) -> None:

@@ -184,6 +184,7 @@ class GaussianPosterior:
             precisions,
             [first[name] for name in self.precision],
             noise.stream_key(seed, number, _PREDICTION),
+            by_rows=True,
         )
         means = [self.mean[name] for name in self.precision]
         gaussian.to_draws_(normal, means, precisions)

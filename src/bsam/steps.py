@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bsam import compiled, eager, noise, options, states
+from bsam import compiled, eager, kernels, noise, options, states
 from bsam.dtypes import state_dtype
 from bsam.engine import TwoPassOptimizer
-from bsam.gradients import Gradients, present, running_mean
+from bsam.gradients import Gradients, owned, present, running_mean
 
 
 class LearnedVariances(TwoPassOptimizer):
@@ -47,7 +47,7 @@ class LearnedVariances(TwoPassOptimizer):
             drawn = dict(zip(params, self._checked_noise(params), strict=True))
         key, first = self._key(), dict(zip(params, self._first_elements(params), strict=True))
         for group, bundle in self._bundles(params):
-            lines, num_data = _lines(group, bundle), group["num_data"]
+            lines, num_data = _lines(group, bundle), self._num_data_of_noise(group)
             mean, s = self._aside.of(bundle), self._states(bundle, "s")
             if drawn:
                 lines.sample(bundle, mean, [drawn[p] for p in bundle], s, num_data=num_data)
@@ -55,10 +55,20 @@ class LearnedVariances(TwoPassOptimizer):
                 begin = [first[p] for p in bundle]
                 lines.sample_stream(bundle, mean, s, begin, key=key, num_data=num_data)
 
+    def _num_data_of_noise(self, group: dict[str, Any]) -> float:
+        return group["num_data"]
+
     @torch.no_grad()
     def _to_perturbation(self, gradients: Gradients, share: float | None) -> Gradients:
         given = present(gradients)
         self._aside.put_back(without=given)
+        if self._in_closures == 1 and all(map(owned, given.values())):
+            for group, bundle in self._bundles(list(given)):
+                mean, s = self._aside.of(bundle), self._states(bundle, "s")
+                first = [given[p] for p in bundle]
+                _lines(group, bundle).perturb(bundle, mean, first, s, rho=group["rho"])
+            self._first = given  # as good as sqrt(s) |g|, and there already
+            return {}
         into: dict[Tensor, Tensor] = {} if share is None else self._scales
         share = 1.0 if share is None else share
         for p in into.keys() & (gradients.keys() - given.keys()):
@@ -93,14 +103,15 @@ class LearnedVariances(TwoPassOptimizer):
         self._aside.put_back(without=gradients)
         for group, bundle in self._bundles(list(gradients)):
             s = self._states(bundle, "s")
-            scales = [self._scales.get(p) for p in bundle]
+            recorded = [(self._first or self._scales).get(p) for p in bundle]
             _lines(group, bundle).update(
                 bundle,
                 self._aside.of(bundle),
                 self._states(bundle, "exp_avg"),
                 s,
                 [gradients[p] for p in bundle],
-                [torch.zeros_like(b) if a is None else a for a, b in zip(scales, s, strict=True)],
+                [torch.zeros_like(b) if a is None else a for a, b in zip(recorded, s, strict=True)],
+                scaled=not self._first,
                 lr=group["lr"],
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
@@ -118,7 +129,8 @@ class LearnedVariances(TwoPassOptimizer):
 
     def _discard(self) -> None:
         super()._discard()
-        self._scales: dict[Tensor, Tensor] = {}
+        self._scales: dict[Tensor, Tensor] = {}  # mean over sub-batches of sqrt(s) |g|
+        self._first: dict[Tensor, Tensor] = {}  # g itself, where there is one and it may be kept
 
     @torch.no_grad()
     @torch.inference_mode(False)  # what is made there could not be trained with afterwards
@@ -221,7 +233,7 @@ class LearnedVariances(TwoPassOptimizer):
 
 
 def _kernels(group: dict[str, Any], bundle: list[Tensor]) -> bool:
-    return group["compiled"] and compiled.works(bundle[0].device, bundle[0].dtype)
+    return group["compiled"] and kernels.works(bundle[0].device, bundle[0].dtype)
 
 
 def _lines(group: dict[str, Any], bundle: list[Tensor]) -> Any:
