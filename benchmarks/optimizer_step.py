@@ -1,25 +1,29 @@
-"""The optimizer's own time for a step, gradients given: BSAM's paths, fused AdamW, ivon-opt.
+"""The optimizer's own time for a step, gradients given: BSAM's paths, fused AdamW, rivals.
 
-Run:  .venv/bin/python benchmarks/optimizer_step.py
+Run:  .venv/bin/python benchmarks/optimizer_step.py     (2 minutes; needs a C++ compiler)
 
 ResNet-18's shapes (11.2 million weights in 62 tensors), 2,000 tensors of 1,000 elements, and one
 of 100 million; one process, interleaved, best of several, in milliseconds and as a multiple of
-AdamW's.
-A step is step(closure) with a closure that only hands out gradients.
+AdamW's. A step is a call of step with a closure that hands out gradients made beforehand, fresh
+ones for each pass, as backward would leave them. ivon-opt and pytorch-optimizer's BSAM are timed
+where they are installed; the latter is not the algorithm of the paper.
 """
 
+import argparse
+import importlib
 import importlib.util
-import platform
-import time
+from collections.abc import Callable
+from typing import Any
 
+import timing
 import torch
 
 import bsam
 
-REPEATS = 7
+REPEATS = 9
 
 
-def resnet18_shapes():
+def resnet18_shapes() -> list[tuple[int, ...]]:
     """Shapes of the weights and batch normalizations of a ResNet-18 for 10 classes."""
     shapes, channels = [(64, 3, 3, 3), (64,), (64,)], 64
     for width in (64, 128, 256, 512):
@@ -32,63 +36,104 @@ def resnet18_shapes():
     return [*shapes, (10, 512), (10,)]
 
 
-def milliseconds(run):
-    """Time one call."""
-    start = time.perf_counter()
-    run()
-    return 1e3 * (time.perf_counter() - start)
+class Given:
+    """Gradients made before the clock starts, a fresh set for each pass."""
 
+    def __init__(self, params: list[torch.Tensor]) -> None:
+        self.params = params
+        self.values = [0.01 * torch.randn_like(p) for p in params]
+        self.ready: list[list[torch.Tensor]] = []
 
-def measure(shapes, repeats=REPEATS):
-    """Return the best time of each optimizer over these shapes."""
-    params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
-    gradients = [0.01 * torch.randn_like(p) for p in params]
+    def prepare(self, passes: int) -> None:
+        """Make as many sets, and clear what the last step left."""
+        self.ready = [[value.clone() for value in self.values] for _ in range(passes)]
+        for p in self.params:
+            p.grad = None
 
-    def closure():  # gradients that a model would leave, without the model
-        for p, gradient in zip(params, gradients, strict=True):
+    def __call__(self) -> None:
+        """Leave a set in ``.grad``."""
+        for p, gradient in zip(self.params, self.ready.pop(), strict=True):
             p.grad = gradient
 
-    steps = {"AdamW fused": torch.optim.AdamW(params, lr=1e-4, fused=True).step}
+
+def steps_of(params: list[torch.Tensor], given: Given) -> dict[str, tuple[int, Callable[[], Any]]]:
+    """Return for each optimizer how many passes its step takes, and the step."""
+    adamw = torch.optim.AdamW(params, lr=1e-4, fused=True)
+    steps: dict[str, tuple[int, Callable[[], Any]]] = {"AdamW fused": (1, after(given, adamw.step))}
     for name, path in PATHS.items():
         optimizer = bsam.BSAM(params, lr=1e-4, num_data=1e4, seed=0, **path)
-        steps[name] = lambda optimizer=optimizer: optimizer.step(closure)
+        steps[f"bSAM {name}"] = (2, lambda step=optimizer.step: step(given))
     if importlib.util.find_spec("ivon"):
-        steps["ivon-opt"] = ivon_step(params, closure)
-    closure()
-    times = {name: [] for name in steps}
-    for _ in range(repeats + 1):  # the first one compiles and makes the state
-        for name, step in steps.items():
-            times[name].append(milliseconds(step))
-    return {name: min(each[1:]) for name, each in times.items()}
+        ivon = importlib.import_module("ivon").IVON(params, lr=1e-4, ess=1e4)
+
+        def ivon_step() -> None:
+            with ivon.sampled_params(train=True):
+                given()
+            ivon.step()
+
+        steps["ivon-opt"] = (1, ivon_step)
+    if importlib.util.find_spec("pytorch_optimizer"):
+        rival = importlib.import_module("pytorch_optimizer").BSAM(params, num_data=10_000, lr=1e-4)
+
+        def rival_step() -> None:
+            given()
+            rival.first_step()
+            given()
+            rival.second_step()
+            rival.third_step()
+
+        steps["pytorch-optimizer BSAM"] = (2, rival_step)
+    return steps
 
 
-def ivon_step(params, closure):
-    """Return a step of the rival, one sample as in its documentation."""
-    import ivon
+def after(given: Given, step: Callable[[], Any]) -> Callable[[], None]:
+    """Return a step that is given its gradients first."""
 
-    optimizer = ivon.IVON(params, lr=1e-4, ess=1e4)
+    def call() -> None:
+        given()
+        step()
 
-    def step():
-        with optimizer.sampled_params(train=True):
-            closure()
-        optimizer.step()
+    return call
 
-    return step
+
+def measure(shapes: list[tuple[int, ...]], repeats: int) -> dict[str, dict[str, float]]:
+    """Return the best time of each optimizer over these shapes, and that of its first step."""
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    given = Given(params)
+    times: dict[str, list[float]] = {}
+    steps = steps_of(params, given)
+    for _ in range(repeats + 2):
+        for name, (passes, step) in steps.items():
+            given.prepare(passes)
+            times.setdefault(name, []).extend(timing.interleaved({name: step}, 1, warmup=0)[name])
+    return {name: {"first": each[0], "best": min(each[2:])} for name, each in times.items()}
 
 
 def main() -> None:
-    """Print one line for each optimizer and set of shapes."""
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor()}")
-    for title, (shapes, repeats) in SETS.items():
-        times = measure(shapes, repeats)
-        for name, best in times.items():
-            print(f"{title:12} {name:14} {best:8.1f} ms {best / times['AdamW fused']:6.1f} x AdamW")
+    """Print a table with a line for each optimizer and save it."""
+    parser = argparse.ArgumentParser(description="The optimizer's own time for a step.")
+    parser.add_argument("--only", choices=SETS, help="one set of shapes; nothing is saved")
+    only = parser.parse_args().only
+    rows = []
+    for title in [only] if only else SETS:
+        times = measure(*SETS[title])
+        base = times["AdamW fused"]["best"]
+        for name, each in times.items():
+            rows.append({"weights": title, "optimizer": name, **each, "x": each["best"] / base})
+    columns = ["weights", "optimizer", "best, ms", "x AdamW", "first step, ms"]
+    shown = [
+        [r["weights"], r["optimizer"], f"{r['best']:.1f}", f"{r['x']:.1f}", f"{r['first']:.0f}"]
+        for r in rows
+    ]
+    print(timing.table(columns, shown))
+    if not only:
+        timing.save("optimizer_step", rows)
 
 
-PATHS = {
-    "BSAM loop": {"foreach": False},
-    "BSAM foreach": {"foreach": True},
-    "BSAM compiled": {"compiled": True},
+PATHS: dict[str, dict[str, Any]] = {
+    "loop": {"foreach": False},
+    "foreach": {"foreach": True},
+    "compiled": {"compiled": True},
 }
 SETS = {
     "ResNet-18": (resnet18_shapes(), REPEATS),

@@ -13,7 +13,7 @@ from bsam import kernels, noise
 from bsam.dtypes import state_dtype
 from bsam.layout import as_one, flat_alike, in_order, room_like
 
-_LARGE_ON_CPU, _LARGE_ELSEWHERE = 1 << 19, 1 << 22
+_LARGE_ON_CPU, _LARGE_ELSEWHERE = 1 << 17, 1 << 22
 
 Tensors = Sequence[Tensor]
 

@@ -15,7 +15,7 @@ from bsam import algorithm, noise
 from bsam.dtypes import state_dtype
 from bsam.layout import flat_alike, room_like
 
-PIECE = 1 << 16
+PIECE = 1 << 18
 """Elements worked on at a time; a multiple of the noise's blocks."""
 
 Tensors = Sequence[Tensor]
