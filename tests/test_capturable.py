@@ -64,6 +64,13 @@ def test_groups_share_the_count():
     assert [int(group["calls"]) for group in optimizer.param_groups] == [2, 2]
 
 
+def test_groups_agree():
+    problem = Problem()
+    optimizer = bsam.BSAM(problem.params[:1], 0.05, num_data=30)
+    with pytest.raises(ValueError, match="capturable=True: must be that of the other groups"):
+        optimizer.add_param_group({"params": problem.params[1:], "capturable": True})
+
+
 def test_gradients_are_not_looked_at():
     """That would wait for the device, which a graph being captured cannot."""
     problem = Problem()

@@ -1,5 +1,6 @@
 """The compiled path: the numbers of the others, one compilation for all shapes, a way round."""
 
+import math
 import warnings
 
 import pytest
@@ -152,6 +153,47 @@ def test_channels_last():
     assert models[1][2].weight.is_contiguous(memory_format=torch.channels_last)
     for a, b in zip(*runs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("convert", ["the model", "by loading"])
+def test_state_that_lies_otherwise_than_the_weights(convert):
+    """Converted to channels_last in the middle of a run, or loaded from a run by rows."""
+    runs = []
+    for path in ({"foreach": False}, {"compiled": True}):
+        model = convolutions()
+        options = {"num_data": math.inf, "betas": (0.9, 0.9), "damping": 0.01, **path}
+        optimizer = bsam.BSAM(model.parameters(), 0.05, **options)
+        inputs = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+
+        def closure(model=model, inputs=inputs):
+            model(inputs).square().mean().backward()
+
+        optimizer.step(closure)
+        model.to(memory_format=torch.channels_last)
+        if convert == "by loading":
+            state = optimizer.state_dict()
+            optimizer = bsam.BSAM(model.parameters(), 0.05, **options)
+            optimizer.load_state_dict(state)
+        for _ in range(3):
+            optimizer.step(closure)
+        state = [optimizer.state[p][name] for p in model.parameters() for name in ("exp_avg", "s")]
+        runs.append([*(p.detach() for p in model.parameters()), *state])
+    for a, b in zip(*runs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_another_default_device():
+    model = convolutions()
+    gradients = [p.detach().clone() for p in model.parameters()]
+
+    def closure():
+        for p, gradient in zip(model.parameters(), gradients, strict=True):
+            p.grad = gradient
+
+    optimizer = bsam.BSAM(model.parameters(), 0.01, num_data=1e4, seed=3, compiled=True)
+    with torch.device("meta"):
+        optimizer.step(closure)
+    assert {state["step"].device.type for state in optimizer.state.values()} == {"cpu"}
 
 
 def test_storage_does_not_move():

@@ -1,13 +1,17 @@
 """The three doors, what ``.grad`` means, and every misuse with its message."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
 from scenarios import Problem, batch, closure_for, identical, mlp
 
 import bsam
+from bsam import borrowing
+from bsam.gradients import owned
 
 
 def bsam_over(params, **options):
@@ -711,3 +715,73 @@ def test_sparse_gradients(make):
     ):
         embedding(torch.tensor([1])).sum().backward()
     assert torch.equal(embedding.weight, mean)
+
+
+def test_an_optimizer_is_freed_with_its_last_name():
+    """No cycle holds it, its state and the model until the garbage collector comes by."""
+    problem = Problem()
+    optimizer = bsam.BSAM(problem.params, 0.1, num_data=30)
+    optimizer.step(problem.closure())
+    gone = weakref.ref(optimizer)
+    gc.disable()
+    try:
+        del optimizer
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("context", ["sampled", "perturbed"])
+def test_ctrl_c_while_weights_are_put_back(context, monkeypatch):
+    """It comes through, and the weights are the mean."""
+    problem = Problem()
+    optimizer = bsam.BSAM(problem.params, 0.1, num_data=30)
+    before = [p.detach().clone() for p in problem.params]
+    put_back, calls = borrowing.Aside._put_back, []
+
+    def interrupted(self, without):
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        put_back(self, without)
+
+    at = 1 if context == "sampled" else 3  # the second pass looks for what got no gradient, too
+    monkeypatch.setattr(borrowing.Aside, "_put_back", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pair(optimizer, problem.closure())
+    assert optimizer.phase == "mean"
+    assert all(torch.equal(p, b) for p, b in zip(problem.params, before, strict=True))
+
+
+@pytest.mark.parametrize("door", ["closure", "contexts"])
+def test_a_gradient_that_is_the_weight_itself(door):
+    """As a backward pass that hands on a saved weight leaves it: it must not move with it."""
+    runs = []
+    for copied in (False, True):
+        p = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64))
+        optimizer = bsam.BSAM([p], 0.1, num_data=30, rho=0.1, seed=1)
+
+        def closure(p=p, copied=copied):
+            p.grad = p.detach().clone() if copied else p.detach()
+
+        if door == "closure":
+            optimizer.step(closure)
+        else:
+            with optimizer.sampled():
+                closure()
+            with optimizer.perturbed():
+                closure()
+            optimizer.step()
+        runs.append(p.detach())
+    assert torch.equal(*runs)
+
+
+def test_memory_that_only_a_storage_names_is_not_kept():
+    """A closure may write into it again."""
+    p = torch.nn.Parameter(torch.zeros(3))
+    p.grad = torch.ones(3)
+    storage = p.grad.untyped_storage()
+    assert not owned(p.grad.detach())
+    del storage
+    gradient, p.grad = p.grad.detach(), None
+    assert owned(gradient)

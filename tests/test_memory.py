@@ -9,7 +9,7 @@ from bsam import kernels, layout
 
 TENSORS, SIZE = 40, 250_000
 COPY = 4 * TENSORS * SIZE
-SLACK = 5 / TENSORS  # what a line works on, a tensor at a time, and pieces of noise
+SLACK = 5 * 2 / TENSORS  # what a line works on, two tensors at a time, and pieces of noise
 JOINED = 4 * 3 / TENSORS  # what a kernel works on, three tensors at a time
 
 

@@ -8,22 +8,22 @@ from torch import Tensor, nn
 
 
 class Aside:
-    """What tensors held before they were moved: taken once, put back when asked.
+    """What tensors held before they were moved: taken once, put back when asked."""
 
-    Args:
-        room: makes uninitialized tensors like those given, to copy them into.
-    """
-
-    def __init__(self, room: Callable[[list[Tensor]], list[Tensor]]) -> None:
-        self._room = room
+    def __init__(self) -> None:
         self._before: dict[Tensor, Tensor] = {}
 
-    def take(self, tensors: Sequence[Tensor]) -> None:
-        """Copy what tensors hold now, where it is not taken already."""
+    def take(self, tensors: Sequence[Tensor], room: Callable[[list[Tensor]], list[Tensor]]) -> None:
+        """Copy what tensors hold now, where it is not taken already.
+
+        Args:
+            tensors: about to be moved.
+            room: makes uninitialized tensors like those given, to copy them into.
+        """
         new = [tensor for tensor in tensors if tensor not in self._before]
         if not new:
             return
-        places = self._room(new)
+        places = room(new)
         with torch.no_grad():
             torch._foreach_copy_(places, new)
         self._before.update(zip(new, places, strict=True))
@@ -34,14 +34,16 @@ class Aside:
 
     def put_back(self, without: Container[Tensor] = ()) -> None:
         """Have tensors hold, bit for bit, what was taken; what was taken stays."""
-        moved = {t: value for t, value in self._before.items() if t not in without}
-        if not moved:
-            return
         try:
-            move(list(moved), list(moved.values()))
+            self._put_back(without)
         except BaseException:  # Ctrl-C in the middle of it
-            move(list(moved), list(moved.values()))
+            self._put_back(without)
             raise
+
+    def _put_back(self, without: Container[Tensor]) -> None:
+        moved = {t: value for t, value in self._before.items() if t not in without}
+        if moved:
+            move(list(moved), list(moved.values()))
 
     def forget(self) -> None:
         """Forget what was taken."""
@@ -57,8 +59,8 @@ def restored(tensors: Sequence[Tensor]) -> Generator[None, None, None]:
     Args:
         tensors: any; the copies cost their memory while the block lasts.
     """
-    aside = Aside(lambda new: [torch.empty_like(tensor) for tensor in new])
-    aside.take(tensors)
+    aside = Aside()
+    aside.take(tensors, lambda new: [torch.empty_like(tensor) for tensor in new])
     try:
         yield
     finally:

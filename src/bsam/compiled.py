@@ -80,7 +80,8 @@ def sample_stream(
         elements = _elements(begin, [t.numel() for t in at], device)
         _joined(kernels.sample_elements, [at], [], [start_at, elements, precision], numbers, key)
     for values, tensors in finish:
-        _scatter(values, [at for at, *_ in tensors])
+        places = [at for at, *_ in tensors]
+        _scatter(values, places, places)
 
 
 def perturb(weights: Tensors, mean: Tensors, gradients: Tensors, s: Tensors, *, rho: float) -> None:
@@ -127,9 +128,8 @@ def update(
     shares = (1.0 - beta1, 1.0 - beta2)
     floor = weight_decay + damping
     numbers = _numbers(weights[0].device, lr, *shares, weight_decay, floor)
-    _over(
-        kernels.UPDATES[order, scaled], [weights], [exp_avg, s], [mean, gradients, scales], numbers
-    )
+    kernel = kernels.UPDATES[order == "precision_first", scaled]
+    _over(kernel, [weights], [exp_avg, s], [mean, gradients, scales], numbers)
 
 
 # ------------------------------------------------------------------ how tensors become flat
@@ -194,7 +194,7 @@ def _joined(
         kernels.call(kernel, *outputs, *_unaliased(inputs, outputs), *rest)
     for tensors, values, place in zip((*written, *changed), outputs, places, strict=True):
         if place is None:
-            _scatter(values, tensors)
+            _scatter(values, tensors, like)
 
 
 def _consecutive(
@@ -233,8 +233,8 @@ def _end_to_end(tensors: Tensors, like: Tensors) -> Tensor:
     return torch.cat([in_order(t.detach(), other).reshape(-1) for t, other in pairs])
 
 
-def _scatter(values: Tensor, tensors: Tensors) -> None:
-    places = [in_order(t.detach(), t) for t in tensors]
+def _scatter(values: Tensor, tensors: Tensors, like: Tensors) -> None:
+    places = [in_order(t.detach(), other) for t, other in zip(tensors, like, strict=True)]
     pieces = values.split([t.numel() for t in tensors])
     shaped = [piece.view(place.shape) for piece, place in zip(pieces, places, strict=True)]
     torch._foreach_copy_(places, shaped)
@@ -275,7 +275,8 @@ def _elements(first: Sequence[int], counts: Sequence[int], device: torch.device)
 def _numbers(device: torch.device, *values: float | Tensor) -> Tensor:
     """Return hyperparameters as an input of a kernel, without waiting for a device."""
     if device.type == "cpu":
-        return torch.tensor([float(value) for value in values], dtype=torch.float64)
+        numbers = [float(value) for value in values]
+        return torch.tensor(numbers, dtype=torch.float64, device=device)
     wide = [
         value.to(device, torch.float64)
         if isinstance(value, Tensor)

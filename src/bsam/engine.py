@@ -202,7 +202,7 @@ class TwoPassOptimizer(GroupedOptimizer):
             if phase == "sampled" and self._sample_is_mean:
                 self._aside.put_back()
             else:
-                self._aside.take(params)
+                self._aside.take(params, self._room)
             for model in normalization.frozen_during(phase, self._statistics):
                 stack.enter_context(normalization.frozen_statistics(model))
             try:
@@ -218,12 +218,13 @@ class TwoPassOptimizer(GroupedOptimizer):
     def _return_to_mean(self) -> None:
         self._aside.put_back()
         self._aside.forget()
+        self._phase = "mean"
 
     def _collect(
         self, params: list[Tensor], loss_scale: float, scaler: Any
     ) -> tuple[Gradients, bool]:
         """Return what a pass left in ``.grad``, and whether it is for the scaler to skip."""
-        gradients = {p: None if p.grad is None else p.grad.detach() for p in params}
+        gradients = {p: checks.left_on(p) for p in params}
         if loss_scale != 1.0:
             gradients = {p: None if g is None else g * loss_scale for p, g in gradients.items()}
         given = present(gradients)
@@ -369,7 +370,7 @@ class TwoPassOptimizer(GroupedOptimizer):
         self._averaged: set[Tensor] = set()  # whose .grad is the mean so far
         self._sub_batches = 0
         self._in_closures = 0  # how many sub-batches, all of them closures, the step has
-        self._aside = Aside(self._room)  # the mean, while the weights are elsewhere
+        self._aside = Aside()  # the mean, while the weights are elsewhere
         self._without_gradient = ""  # the last pass that left none
         self._scaler: Any = None  # whose scale the mean so far has
         self._scale: Tensor | None = None

@@ -1,6 +1,7 @@
 """Gradients as a pass leaves them: dense and finite, or an error that names the parameter."""
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 
@@ -12,8 +13,6 @@ from bsam.dtypes import state_dtype
 Gradients = dict[Tensor, Tensor | None]
 """Gradient by parameter, None where a pass left none; in the order of the parameter groups."""
 
-_USES = getattr(torch._C, "_storage_Use_Count", None)
-
 Label = Callable[[Tensor], str]
 """Gives the words for a parameter in a message."""
 
@@ -23,6 +22,19 @@ _DOORS = (
     "optimizer.perturbed(): backward`, then step(); or these two contexts around the backward "
     "passes of a trainer that calls step() itself."
 )
+
+
+def left_on(param: Tensor) -> Tensor | None:
+    """Return the gradient that a pass left, as a copy if it is the parameter's own memory.
+
+    Args:
+        param: whose weights are about to move, and such a gradient with them.
+    """
+    if param.grad is None:
+        return None
+    gradient = param.grad.detach()
+    same = gradient.layout == torch.strided and gradient.data_ptr() == param.data_ptr()
+    return gradient.clone() if same else gradient
 
 
 def present(gradients: Gradients) -> dict[Tensor, Tensor]:
@@ -97,9 +109,18 @@ def owned(gradient: Tensor) -> bool:
     Args:
         gradient: the only tensor there is for it.
     """
-    storage = gradient.untyped_storage()
-    alone = _USES is not None and _USES(storage._cdata) == 2  # the tensor's use and this one
-    return alone and storage.resizable() and gradient.device.type == "cpu"
+    on_cpu = gradient.device.type == "cpu" and gradient.untyped_storage().resizable()
+    return on_cpu and _uses(gradient) == _USES_OF_ONE
+
+
+def _uses(tensor: Tensor) -> tuple[int, int] | None:
+    """How often torch and Python hold a tensor's memory; None where torch does not tell."""
+    count = getattr(torch._C, "_storage_Use_Count", None)
+    storage = tensor.untyped_storage()
+    return count and (count(storage._cdata), sys.getrefcount(storage))
+
+
+_USES_OF_ONE = _uses(torch.empty(1, device="cpu")) or "not known"
 
 
 def require_zero(gradients: Mapping[Tensor, Tensor], label: Label) -> None:

@@ -96,11 +96,32 @@ def _update(
     s.copy_(precision)
 
 
-UPDATES = {  # a kernel has no switches: each case is one of its own
-    (order, scaled): functools.partial(_update, order == "precision_first", scaled)
-    for order in ("precision_first", "mean_first")
-    for scaled in (True, False)
+# A kernel has no switches, and each case is a function of its own, as a compiler counts them.
+
+
+def _precision_first(*tensors: Tensor) -> None:
+    _update(True, True, *tensors)
+
+
+def _mean_first(*tensors: Tensor) -> None:
+    _update(False, True, *tensors)
+
+
+def _precision_first_by_gradients(*tensors: Tensor) -> None:
+    _update(True, False, *tensors)
+
+
+def _mean_first_by_gradients(*tensors: Tensor) -> None:
+    _update(False, False, *tensors)
+
+
+UPDATES = {
+    (True, True): _precision_first,
+    (False, True): _mean_first,
+    (True, False): _precision_first_by_gradients,
+    (False, False): _mean_first_by_gradients,
 }
+"""Write weights, g_m and s; by whether the precision comes first, and whether scales are scales."""
 
 
 def call(kernel: Kernel, *arguments: Tensor) -> None:
@@ -110,8 +131,10 @@ def call(kernel: Kernel, *arguments: Tensor) -> None:
         kernel: one of this module's.
         *arguments: 1-d tensors, or of blocks; none may have a single element.
     """
+    # A tensor that begins inside of another one would be one more kind.
+    alike = [torch.from_dlpack(t) if t.storage_offset() else t for t in arguments]
     try:
-        _compiled(kernel)(*arguments)
+        _compiled(kernel)(*alike)
     except Exception as error:
         if type(error).__name__ != "FailOnRecompileLimitHit":
             raise

@@ -105,7 +105,9 @@ def as_one(tensors: Sequence[Tensor], like: Sequence[Tensor]) -> Tensor | None:
         like: in whose order of dimensions each must lie.
     """
     whole, first = tensors[0]._base, tensors[0].storage_offset()
-    if whole is None or whole.dim() != 1:
+    if whole is None or whole.dim() != 1 or whole.dtype != tensors[0].dtype:
+        return None
+    if not whole.is_contiguous():
         return None
     end = first
     for t, other in zip(tensors, like, strict=True):

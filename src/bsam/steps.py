@@ -26,8 +26,8 @@ class LearnedVariances(TwoPassOptimizer):
 
         It is called once for each sub-batch. A subclass may override it, to replay recorded draws
         or to draw antithetic pairs. This one is a pure function of (seed, call, sub-batch,
-        element), where an element's number is its position in all parameters of all groups laid
-        end to end: neither freezing some nor adding a group changes the noise of the others.
+        element), where an element's number is its place in the memory of its parameter, all of all
+        groups laid end to end: neither freezing some nor adding a group changes that of the others.
 
         Args:
             params: the parameters that require gradients, in group order.
@@ -141,7 +141,7 @@ class LearnedVariances(TwoPassOptimizer):
                 for p, place in zip(bundle, _lines(group, bundle).room(bundle), strict=True):
                     self.state[p][name] = place.fill_(value)
             for p in bundle:
-                self.state[p]["step"] = torch.tensor(0.0)
+                self.state[p]["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
         for p in params:
             state, dtype = self.state[p], state_dtype(p)
             if (state["s"].dtype, state["s"].device) != (dtype, p.device):
@@ -192,6 +192,11 @@ class LearnedVariances(TwoPassOptimizer):
                 raise ValueError(
                     f"seed={group['seed']!r}: must be that of the other groups, {first['seed']}; "
                     "one stream serves all, so leave it out."
+                )
+            if checked["capturable"] != first["capturable"]:
+                raise ValueError(
+                    f"capturable={group['capturable']!r}: must be that of the other groups, "
+                    f"{first['capturable']}; one count of updates serves all, so leave it out."
                 )
             checked |= {"seed": first["seed"], "calls": first["calls"]}
         return checked
@@ -245,6 +250,5 @@ def _lines(group: dict[str, Any], bundle: list[Tensor]) -> Any:
 
 
 def _fits(room: Tensor | None, p: Tensor) -> bool:
-    return room is not None and (room.shape, room.dtype, room.device) == (
-        (p.shape, p.dtype, p.device)
-    )
+    kinds = [(t.shape, t.stride(), t.dtype, t.device) for t in (room, p) if t is not None]
+    return len(kinds) == 2 and kinds[0] == kinds[1]
