@@ -28,6 +28,7 @@ are optax'. JAX's noise is its default generator's; ``--prng`` names another.
 import argparse
 import functools
 import importlib.util
+import json
 import os
 import time
 from collections.abc import Callable
@@ -325,7 +326,17 @@ def main() -> None:
         print("    " + " | ".join(shown(rows[-1])), flush=True)
     print(timing.table(COLUMNS, [shown(row) for row in rows]))
     if not options.quick:
-        print(timing.save("whole_steps", rows))
+        print(timing.save("whole_steps", with_others(rows)))
+
+
+def with_others(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows, each with its command, and before them what is saved of cells not measured."""
+    command = timing.environment()["command"]
+    path = timing.RESULTS / "whole_steps.json"
+    saved = json.loads(path.read_text())["rows"] if path.exists() else []
+    cells = {(row["network"], row["method"]) for row in rows}
+    others = [row for row in saved if (row["network"], row["method"]) not in cells]
+    return others + [{**row, "command": command} for row in rows]
 
 
 if __name__ == "__main__":
