@@ -995,12 +995,16 @@ def main() -> None:
             print(save(f"one_gradient_cost_{args.task}", rows))
         return
     names = tuple(args.methods.split(";")) if args.methods else tuple(METHODS)
+    if unknown := sorted(set(names) - set(METHODS)):
+        sys.exit(f"--methods {unknown}: must be among {sorted(METHODS)}, with ; between.")
     if args.stage != "report" and importlib.util.find_spec("ivon") is None:
         print("IVON is left out: install ivon-opt")
         names = tuple(name for name in names if not name.startswith("IVON"))
     wanted = ("tune", "final", "sweep") if args.stage == "all" else (args.stage,)
     plan = Plan(args.task, names, wanted, args.seeds or SCALES[args.task].seeds)
     path = args.record or RESULTS / f"one_gradient_{args.task}.jsonl"
+    if args.stage == "report" and not path.exists():
+        sys.exit(f"--record {path}: no such file; make it by --stage all.")
     options = {"jobs": args.jobs, "deadline": args.deadline, "cached": args.cache, "data": data}
     records = load(path) if args.stage == "report" else work(plan, path, **options)
     report_tuning(plan, records)

@@ -444,3 +444,12 @@ def test_statistics_cannot_wait_for_a_pass_that_never_comes():
         optimizer.update_statistics(model, during="perturbed")
     optimizer.update_statistics(model, during="sampled")
     make(model.parameters(), ascent_every=2).update_statistics(model, during="perturbed")
+
+
+def test_gradients_outside_of_closures_are_refused():
+    problem = Problem()
+    optimizer = OneGradientBSAM(problem.params, 0.1, num_data=30)
+    optimizer.step()  # as trainers do before anything is trained: it moves nothing
+    problem.closure()()
+    with pytest.raises(RuntimeError, match=r"by step\(closure\) or a list of closures alone"):
+        optimizer.step()

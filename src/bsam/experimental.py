@@ -11,6 +11,8 @@ from bsam.closures import Closure, loss_of
 from bsam.gradients import present
 from bsam.optimizer import BSAM
 
+__all__ = ["OneGradientBSAM"]
+
 _SAME = ("ascent_every", "ascent_start")  # a step is of one kind, whatever the group
 
 
@@ -25,7 +27,8 @@ class OneGradientBSAM(BSAM):
     with f the ``noise_factor``; s and the mean as for :class:`bsam.BSAM`, whose posterior, of
     variance 1 / (N s) whatever f is, it keeps. `docs/one_gradient.md` says what that gains and
     loses. Steps are made by ``step(closure)``, which calls a closure once where the step takes one
-    gradient and returns the mean loss at the noisy weights, or by lists of closures.
+    gradient and returns the mean loss at the noisy weights, or by lists of closures; so gradients
+    cannot be clipped between the passes and the step.
 
     Args:
         params: as for :class:`bsam.BSAM`.
@@ -127,6 +130,14 @@ class OneGradientBSAM(BSAM):
         """
         self._require_closures("perturbed()")
         return super().perturbed(**about)
+
+    def _step_recorded(self) -> None:
+        if any(p.grad is not None and p.grad.count_nonzero() for p in self._trainable()):
+            raise RuntimeError(
+                "step() found gradients that no closure left: OneGradientBSAM makes steps by "
+                "step(closure) or a list of closures alone; put forward and backward into one."
+            )
+        super()._step_recorded()
 
     def _require_closures(self, what: str) -> None:
         if not self._in_closures:
