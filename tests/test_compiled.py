@@ -87,7 +87,8 @@ def test_every_way_is_the_lines_of_the_algorithm(shapes, order, elsewhere, way):
     algorithm.sample(weights, gradients, s, num_data=50.0)
     expected += weights
     weights, *_ = bundle(shapes)
-    first = algorithm.perturb_and_scale(weights, gradients, s, rho=0.05)
+    algorithm.perturb(weights, gradients, s, rho=0.05)
+    first = algorithm.gradient_scales(gradients, s)
     second = algorithm.gradient_scales(exp_avg, s)
     expected += [*weights, *first]
     expected += [0.75 * a + 0.25 * b for a, b in zip(first, second, strict=True)]

@@ -37,14 +37,6 @@ def perturb(weights: list[Tensor], gradients: list[Tensor], s: list[Tensor], *, 
     torch._foreach_add_(weights, perturbations)
 
 
-def perturb_and_scale(
-    weights: list[Tensor], gradients: list[Tensor], s: list[Tensor], *, rho: float
-) -> list[Tensor]:
-    """Do as :func:`perturb` does and return the ``gradient_scales``."""
-    perturb(weights, gradients, s, rho=rho)
-    return gradient_scales(gradients, s)
-
-
 def gradient_scales(gradients: list[Tensor], s: list[Tensor]) -> list[Tensor]:
     r"""Return :math:`\sqrt{s}\,|g|`, what one sub-batch says about the precision."""
     scales = list(torch._foreach_sqrt(s))
