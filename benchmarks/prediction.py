@@ -114,23 +114,6 @@ def ways(
 # ------------------------------------------------------------------ measuring
 
 
-def peak_memory(call: Callable[[], Any]) -> int:
-    """Return the bytes held at the peak of a call above those held before it."""
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(profile_memory=True) as profile:
-        call()
-    used = peak = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]":
-            used += event.nbytes()
-            peak = max(peak, used)
-    return peak
-
-
 def measure(title: str, samples: int, rounds: int) -> list[dict[str, Any]]:
     """Return a row for each way to predict with so many samples."""
     model, inputs, batch_size, _ = SETS[title]
@@ -151,7 +134,7 @@ def measure(title: str, samples: int, rounds: int) -> list[dict[str, Any]]:
                 "ms_per_sample": min(each) / samples,
                 "ratio": statistics.median(ratios),
                 "ratio_range": [min(ratios), max(ratios)],
-                "peak_mib": peak_memory(calls[name]) / 2**20,
+                "peak_mib": timing.peak_memory(calls[name], DEVICE) / 2**20,
             }
         )
     return rows

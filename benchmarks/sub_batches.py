@@ -171,25 +171,6 @@ def cells_of(network: str, device: torch.device, batch: int, parts: int) -> dict
     return cells
 
 
-def peak(call: Step, device: torch.device) -> int:
-    """Return the bytes that a call allocates at its peak above its start."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(profile_memory=True) as profile:
-        call()
-    used = most = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]":
-            used += event.nbytes()
-            most = max(most, used)
-    return most
-
-
 def measure(
     network: str, device: torch.device, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
@@ -197,7 +178,10 @@ def measure(
     cells = cells_of(network, device, options.batch, options.sub_batches)
     times = timing.interleaved(cells, options.repeats)
     # A replay allocates nothing: its graph holds what the step needs.
-    held = {n: None if "graph" in n else peak(cell, device) for n, cell in cells.items()}
+    held = {
+        n: None if "graph" in n else timing.peak_memory(cell, device.type)
+        for n, cell in cells.items()
+    }
     return [
         {
             "network": network,

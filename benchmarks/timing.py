@@ -43,6 +43,30 @@ def interleaved(
     return times
 
 
+def peak_memory(call: Callable[[], Any], device: str) -> int:
+    """Return the bytes held at the peak of a call above those held before it.
+
+    Args:
+        call: makes what is measured.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+    if device == "cuda":
+        _finish_work()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        _finish_work()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(profile_memory=True) as profile:
+        call()
+    used = peak = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            used += event.nbytes()
+            peak = max(peak, used)
+    return peak
+
+
 def environment() -> dict[str, Any]:
     """Return hardware, versions, date and command, to stand beside every number."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -56,21 +56,19 @@ def sample_stream(
     edges: list[list[Tensor]] = []
     begin: list[int] = []  # the number of the first element of each edge
     finish = []
-    for tensors, starts in _consecutive(list(zip(weights, mean, s, strict=True)), first):
+    for tensors, start in _consecutive(list(zip(weights, mean, s, strict=True)), first):
         runs, joined = _as_runs(tensors)
         if joined:
             finish.append((runs[0], tensors))
-        start, count = starts[0], len(runs[0])
+        count = len(runs[0])
         before = min(-start % noise.BLOCK, count)
         after = count - (count - before) % noise.BLOCK
         if after - before < 2 * noise.BLOCK:  # lengths 0 and 1 are special to a compiler
             before = after = count
         else:
             halves = [half for run in runs for half in _halves(run[before:after])]
-            halves[1] = _apart(halves[1])
-            outputs, inputs = halves[:2], _unaliased(halves[2:], halves[:2])
             pair = _integer((start + before) // 2, device)
-            kernels.call(kernels.sample_blocks, *outputs, *inputs, numbers, key, pair)
+            kernels.call(kernels.sample_blocks, *halves, numbers, key, pair)
         for edge, end in ((0, before), (after, count)):
             if edge < end:
                 edges.append([run[edge:end] for run in runs])
@@ -150,9 +148,8 @@ def _over(
             runs = flat_alike(tensors)
         if runs is None:
             small.append(i)
-            continue
-        outputs = runs[: len(written) + len(changed)]
-        kernels.call(kernel, *outputs, *_unaliased(runs[len(outputs) :], outputs), *rest)
+        else:
+            kernels.call(kernel, *runs, *rest)
     for part in _parcels([written[0][i] for i in small]):
         chosen = [small[k] for k in part]
         some = [[[each[i] for i in chosen] for each in lists] for lists in (written, changed, read)]
@@ -185,13 +182,11 @@ def _joined(
             only_written = number < len(written)
             place = each[0].new_empty(count) if only_written else _end_to_end(each, like)
         outputs.append(place)
-    inputs = [
-        _end_to_end(each, like) if (one := as_one(each, like)) is None else one for each in read
-    ]
+    inputs = [_as_run(each, like) for each in read]
     if count == 1:
         kernel(*outputs, *inputs, *rest)  # length 1 is special to a compiler; uncompiled will do
     elif count:
-        kernels.call(kernel, *outputs, *_unaliased(inputs, outputs), *rest)
+        kernels.call(kernel, *outputs, *inputs, *rest)
     for tensors, values, place in zip((*written, *changed), outputs, places, strict=True):
         if place is None:
             _scatter(values, tensors, like)
@@ -199,9 +194,12 @@ def _joined(
 
 def _consecutive(
     tensors: list[tuple[Tensor, ...]], first: Sequence[int]
-) -> list[tuple[list[tuple[Tensor, ...]], list[int]]]:
-    """Group what is small and follows one another in the stream; what is large stands alone."""
-    groups: list[tuple[list[tuple[Tensor, ...]], list[int]]] = []
+) -> list[tuple[list[tuple[Tensor, ...]], int]]:
+    """Group what is small and follows one another in the stream; what is large stands alone.
+
+    With each group the number of its first element.
+    """
+    groups: list[tuple[list[tuple[Tensor, ...]], int]] = []
     end = -1
     for each, start in zip(tensors, first, strict=True):
         size = each[0].numel()
@@ -210,9 +208,8 @@ def _consecutive(
         alone = size >= large(each[0].device)
         if start == end and not alone:
             groups[-1][0].append(each)
-            groups[-1][1].append(start)
         else:
-            groups.append(([each], [start]))
+            groups.append(([each], start))
         end = -1 if alone else start + size
     return groups
 
@@ -222,10 +219,14 @@ def _as_runs(tensors: list[tuple[Tensor, ...]]) -> tuple[list[Tensor], bool]:
     if len(tensors) == 1 and (runs := flat_alike(tensors[0])):
         return runs, False
     at, mean, s = (list(each) for each in zip(*tensors, strict=True))
-    inputs = [
-        _end_to_end(each, at) if (one := as_one(each, at)) is None else one for each in (mean, s)
-    ]
+    inputs = [_as_run(each, at) for each in (mean, s)]
     return [at[0].new_empty(len(inputs[0])), *inputs], True
+
+
+def _as_run(tensors: Tensors, like: Tensors) -> Tensor:
+    """Return tensors as one, to be read: where they lie end to end, or a copy."""
+    one = as_one(tensors, like)
+    return _end_to_end(tensors, like) if one is None else one
 
 
 def _end_to_end(tensors: Tensors, like: Tensors) -> Tensor:
@@ -240,24 +241,10 @@ def _scatter(values: Tensor, tensors: Tensors, like: Tensors) -> None:
     torch._foreach_copy_(places, shaped)
 
 
-def _unaliased(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return inputs that a compiler cannot see to share memory with outputs.
-
-    It would compile anew for them, and need not: an element depends on that same element alone.
-    """
-    taken = {t.data_ptr() for t in outputs}
-    return [_apart(t) if t.data_ptr() in taken else t for t in inputs]
-
-
 def _halves(run: Tensor) -> tuple[Tensor, Tensor]:
     """Return the halves of the noise's blocks in a run of whole blocks."""
     first, second = run.view(-1, 2, noise.PAIRS).unbind(1)
     return first.detach(), second.detach()
-
-
-def _apart(tensor: Tensor) -> Tensor:
-    """Return the same memory as a tensor that nothing connects with others there."""
-    return torch.from_dlpack(tensor)
 
 
 def _elements(first: Sequence[int], counts: Sequence[int], device: torch.device) -> list[Tensor]:

@@ -127,12 +127,19 @@ UPDATES = {
 def call(kernel: Kernel, *arguments: Tensor) -> None:
     """Run a kernel compiled; uncompiled, where the compiler has seen too many kinds of it.
 
+    What is read may be what is written, since an element depends on that same element alone. The
+    compiler must not know: it would compile anew for tensors that share memory, or begin inside of
+    another one.
+
     Args:
         kernel: one of this module's.
         *arguments: 1-d tensors, or of blocks; none may have a single element.
     """
-    # A tensor that begins inside of another one would be one more kind.
-    alike = [torch.from_dlpack(t) if t.storage_offset() else t for t in arguments]
+    alike, seen = [], set[int]()
+    for t in arguments:
+        hidden = t.storage_offset() or t.data_ptr() in seen
+        alike.append(torch.from_dlpack(t) if hidden else t)
+        seen.add(t.data_ptr())
     try:
         _compiled(kernel)(*alike)
     except Exception as error:
