@@ -20,7 +20,7 @@ import torch
 
 import bsam
 
-REPEATS = 9
+REPEATS = 25
 
 
 def resnet18_shapes() -> list[tuple[int, ...]]:

@@ -1,25 +1,31 @@
-"""The compiled path: the numbers of the others, one compilation for all shapes, a way round."""
+"""The compiled paths: the numbers of the others, one compilation for all shapes, a way round."""
 
 import math
-import warnings
 
+import paths
 import pytest
 import torch
 from torch import nn
 
 import bsam
-from bsam import algorithm, compiled, eager, kernels, noise
+from bsam import algorithm, building, compiled, eager, kernels, native, noise
 
 CPU = torch.device("cpu")
 LARGE = compiled.large(CPU)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def works():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if not kernels.works(CPU, torch.float32):
-            pytest.skip("no working C++ compiler for torch.compile")
+@pytest.fixture
+def way(request, monkeypatch):
+    """A way to make the lines, where it can be had."""
+    if request.param in paths.COMPILED:
+        paths.options(request.param, monkeypatch)
+    return WAYS[request.param]
+
+
+@pytest.fixture(params=paths.COMPILED)
+def options(request, monkeypatch):
+    """Options of BSAM for each compiled path."""
+    return paths.options(request.param, monkeypatch)
 
 
 def tensors(shapes, seed, dtype=torch.float32):
@@ -50,17 +56,22 @@ SHAPES = [
     [(3000,)] * 5,
     [(LARGE,), (LARGE - 1,), (3, LARGE + 7)],
 ]
-WAYS = {"loop": eager.LOOP, "foreach": eager.FOREACH, "compiled": compiled}
+WAYS = {
+    "loop": eager.LOOP,
+    "foreach": eager.FOREACH,
+    "native": native,
+    "torch.compile": compiled,
+}
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 @pytest.mark.parametrize("order", ["precision_first", "mean_first"])
 @pytest.mark.parametrize("elsewhere", [False, True])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS, indirect=True)
 def test_every_way_is_the_lines_of_the_algorithm(shapes, order, elsewhere, way):
     """With the mean in the weights themselves, and at another place."""
     numbers = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.01, "damping": 0.1}
-    lines = WAYS[way]
+    lines = way
 
     def places():
         weights, exp_avg, s, gradients, scales = bundle(shapes)
@@ -99,7 +110,7 @@ def test_every_way_is_the_lines_of_the_algorithm(shapes, order, elsewhere, way):
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS, indirect=True)
 @pytest.mark.parametrize("offset", [0, 10, noise.BLOCK])
 @pytest.mark.parametrize("apart", [1, 3])
 def test_noise_made_on_the_way_is_the_stream(shapes, way, offset, apart):
@@ -108,7 +119,7 @@ def test_noise_made_on_the_way_is_the_stream(shapes, way, offset, apart):
     key = noise.stream_key(5, 7, 2)
     drawn = noise.standard_normal_like(weights, first, key)
     expected = [w + e / (20.0 * each).sqrt() for w, e, each in zip(weights, drawn, s, strict=True)]
-    WAYS[way].sample_stream(weights, weights, s, first, key=key, num_data=20.0)
+    way.sample_stream(weights, weights, s, first, key=key, num_data=20.0)
     for a, b in zip(weights, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6)
 
@@ -142,28 +153,28 @@ def trained(model, steps=5, sub_batches=2, **options):
 
 
 @pytest.mark.parametrize("sub_batches", [1, 2])
-def test_a_run_is_that_of_the_loop(sub_batches):
-    runs = [trained(convolutions(), sub_batches=sub_batches, compiled=way) for way in (False, True)]
+def test_a_run_is_that_of_the_loop(sub_batches, options):
+    runs = [trained(convolutions(), sub_batches=sub_batches, **path) for path in ({}, options)]
     for a, b in zip(*runs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_channels_last():
+def test_channels_last(options):
     models = [convolutions().to(memory_format=torch.channels_last) for _ in range(2)]
-    runs = [trained(model, compiled=way) for model, way in zip(models, (False, True), strict=True)]
+    runs = [trained(model, **path) for model, path in zip(models, ({}, options), strict=True)]
     assert models[1][2].weight.is_contiguous(memory_format=torch.channels_last)
     for a, b in zip(*runs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("convert", ["the model", "by loading"])
-def test_state_that_lies_otherwise_than_the_weights(convert):
+def test_state_that_lies_otherwise_than_the_weights(convert, options):
     """Converted to channels_last in the middle of a run, or loaded from a run by rows."""
     runs = []
-    for path in ({"foreach": False}, {"compiled": True}):
+    for path in ({"foreach": False}, options):
         model = convolutions()
-        options = {"num_data": math.inf, "betas": (0.9, 0.9), "damping": 0.01, **path}
-        optimizer = bsam.BSAM(model.parameters(), 0.05, **options)
+        about = {"num_data": math.inf, "betas": (0.9, 0.9), "damping": 0.01, **path}
+        optimizer = bsam.BSAM(model.parameters(), 0.05, **about)
         inputs = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 
         def closure(model=model, inputs=inputs):
@@ -173,7 +184,7 @@ def test_state_that_lies_otherwise_than_the_weights(convert):
         model.to(memory_format=torch.channels_last)
         if convert == "by loading":
             state = optimizer.state_dict()
-            optimizer = bsam.BSAM(model.parameters(), 0.05, **options)
+            optimizer = bsam.BSAM(model.parameters(), 0.05, **about)
             optimizer.load_state_dict(state)
         for _ in range(3):
             optimizer.step(closure)
@@ -183,7 +194,7 @@ def test_state_that_lies_otherwise_than_the_weights(convert):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_another_default_device():
+def test_another_default_device(options):
     model = convolutions()
     gradients = [p.detach().clone() for p in model.parameters()]
 
@@ -191,34 +202,35 @@ def test_another_default_device():
         for p, gradient in zip(model.parameters(), gradients, strict=True):
             p.grad = gradient
 
-    optimizer = bsam.BSAM(model.parameters(), 0.01, num_data=1e4, seed=3, compiled=True)
+    optimizer = bsam.BSAM(model.parameters(), 0.01, num_data=1e4, seed=3, **options)
     with torch.device("meta"):
         optimizer.step(closure)
     assert {state["step"].device.type for state in optimizer.state.values()} == {"cpu"}
 
 
-def test_storage_does_not_move():
+def test_storage_does_not_move(options):
     model = convolutions()
     before = [p.data_ptr() for p in model.parameters()]
-    trained(model, compiled=True)
+    trained(model, **options)
     assert [p.data_ptr() for p in model.parameters()] == before
 
 
-def test_nothing_is_compiled_again():
+def test_nothing_is_compiled_again(monkeypatch):
     """Neither for other shapes, nor for other hyperparameters, nor as the count of steps grows."""
+    paths.options("torch.compile", monkeypatch)
     trained(convolutions(), compiled=True)
     with torch.compiler.set_stance("fail_on_recompile"):
         trained(convolutions(), compiled=True, rho=0.07, betas=(0.8, 0.95), weight_decay=0.2)
         trained(nn.Sequential(nn.Flatten(1), nn.Linear(108, 500), nn.Linear(500, 7)), compiled=True)
 
 
-def test_a_subclass_that_draws_its_own_noise_is_honoured():
+def test_a_subclass_that_draws_its_own_noise_is_honoured(options):
     class Still(bsam.BSAM):
         def draw_noise(self, params):
             return [torch.zeros_like(p) for p in params]
 
     model = convolutions()
-    optimizer = Still(model.parameters(), 0.1, num_data=1.0, compiled=True)
+    optimizer = Still(model.parameters(), 0.1, num_data=1.0, **options)
     before = [p.detach().clone() for p in model.parameters()]
     with optimizer.sampled():
         assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
@@ -229,12 +241,18 @@ def test_without_a_compiler_it_goes_on_with_one_warning(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
 
+    def nowhere(_):
+        raise OSError("no C++ compiler")
+
+    monkeypatch.setattr(building, "load", nowhere)
     monkeypatch.setattr(kernels, "_compiled", broken)
+    native._library.cache_clear()
     kernels._works.cache_clear()
     try:
         with pytest.warns(UserWarning, match="compiled=True: no kernel could be compiled") as seen:
             run = trained(convolutions(), compiled=True)
         assert len(seen) == 1
     finally:
+        native._library.cache_clear()
         kernels._works.cache_clear()
     close(run, trained(convolutions(), compiled=False))

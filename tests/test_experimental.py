@@ -2,16 +2,15 @@
 
 import copy
 import io
-import warnings
 
 import numpy as np
+import paths
 import pytest
 import reference
 import torch
 from scenarios import Problem, batch, closure_for, identical, mlp
 
 import bsam
-from bsam import kernels
 from bsam.experimental import OneGradientBSAM
 
 HYPER = {"num_data": 20.0, "rho": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.05, "damping": 0.1}
@@ -133,14 +132,10 @@ def test_with_two_gradients_in_every_step_it_is_bsam(m, dtype):
         )
 
 
-@pytest.mark.parametrize("way", [{"foreach": True}, {"compiled": True}], ids=str)
+@pytest.mark.parametrize("path", ["foreach", "native", "torch.compile"])
 @pytest.mark.parametrize("every", [None, 2])
-def test_every_path_gives_the_same(way, every):
-    if "compiled" in way:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if not kernels.works(torch.device("cpu"), torch.float32):
-                pytest.skip("no working C++ compiler for torch.compile")
+def test_every_path_gives_the_same(path, every, monkeypatch):
+    way = paths.options(path, monkeypatch)
     shapes = ((100, 700), (33,), (), (0,))
     one, other = (Problem(shapes=shapes, dtype=torch.float32) for _ in range(2))
     a = make(one.params, foreach=False, ascent_every=every, noise_factor=1.3)
@@ -148,7 +143,7 @@ def test_every_path_gives_the_same(way, every):
     for _ in range(4):
         a.step(one.closures())
         b.step(other.closures())
-    tolerance = 1e-5 if "compiled" in way else 0.0
+    tolerance = 1e-5 if path in paths.COMPILED else 0.0
     for p, q in zip(one.params, other.params, strict=True):
         torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
         s, t = a.state[p]["s"], b.state[q]["s"]

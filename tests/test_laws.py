@@ -1,18 +1,14 @@
 """BSAM and SAM keep the laws, on every path."""
 
 import laws
+import paths
 import pytest
 import torch
 
 import bsam
 
-# Where there is no compiler the compiled path goes on as the loop does.
-pytestmark = pytest.mark.filterwarnings("ignore:compiled=True")
 
-PATHS = [{"foreach": False}, {"foreach": True}, {"compiled": True}, {"capturable": True}]
-
-
-def make_bsam(**path):
+def make_bsam(path):
     def make(params, lr=0.1, num_data=20.0, seed=0, **options):
         return bsam.BSAM(params, lr, num_data=num_data, seed=seed, **path, **options)
 
@@ -26,10 +22,10 @@ def make_sam(base, adaptive):
     return make
 
 
-@pytest.mark.parametrize("path", PATHS, ids=str)
+@pytest.mark.parametrize("path", paths.OPTIONS)
 @pytest.mark.parametrize("law", laws.FOR_BOTH + laws.FOR_BSAM, ids=lambda law: law.__name__)
-def test_bsam(law, path):
-    law(make_bsam(**path))
+def test_bsam(law, path, monkeypatch):
+    law(make_bsam(paths.options(path, monkeypatch)))
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

@@ -1,11 +1,12 @@
 """What a step holds at its peak, in copies of the weights, and that nothing stays but the state."""
 
+import paths
 import pytest
 import torch
 from scenarios import allocated
 
 import bsam
-from bsam import kernels, layout
+from bsam import layout
 
 TENSORS, SIZE = 40, 250_000
 COPY = 4 * TENSORS * SIZE
@@ -32,23 +33,20 @@ def trained(**path):
     return optimizer, closure
 
 
-@pytest.mark.filterwarnings("ignore:compiled=True")
 @pytest.mark.parametrize(("sub_batches", "copies"), [(1, 3), (2, 4), (8, 4)])
-@pytest.mark.parametrize("path", [{"foreach": False}, {"compiled": True}], ids=str)
-def test_copies_at_the_peak_of_a_step_of_closures(path, sub_batches, copies):
+@pytest.mark.parametrize("path", ["loop", *paths.COMPILED])
+def test_copies_at_the_peak_of_a_step_of_closures(path, sub_batches, copies, monkeypatch):
     """Beside weights and state: gradient, mean, sqrt(s)|g|; with several their mean gradient.
 
-    The compiled path keeps its room for the mean from step to step.
+    A compiled path keeps its room for the mean from step to step.
     """
-    if "compiled" in path and not kernels.works(torch.device("cpu"), torch.float32):
-        pytest.skip("no working C++ compiler for torch.compile")
-    optimizer, closure = trained(**path)
+    optimizer, closure = trained(**paths.options(path, monkeypatch))
     kept_before = sum(room.nbytes for room in optimizer._kept.values())
     peak, kept = allocated(lambda: optimizer.step([closure] * sub_batches))
-    slack = JOINED if "compiled" in path else SLACK
+    slack = JOINED if path == "torch.compile" else SLACK
     assert copies - slack < (peak + kept_before) / COPY < copies + slack
     assert kept / COPY < 1.0 + SLACK  # the gradients
-    assert kept_before == (COPY if "compiled" in path else 0)
+    assert kept_before == (COPY if path in paths.COMPILED else 0)
 
 
 def test_with_contexts_several_sub_batches_cost_one_copy_more():

@@ -45,8 +45,8 @@ def test_splitmix64_known_answers():
 
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
     assert [_mix(1234567 + _GAMMA * (i + 1)) for i in range(3)] == expected
-    words = _words(0, 3, 1234567, torch.device("cpu"))
-    assert [int(z) % 2**64 for z in words] == expected
+    words = _words(0, 1, 1234567, torch.device("cpu"))
+    assert [int(z) % 2**64 for z in words[0, :3]] == expected
 
 
 @given(

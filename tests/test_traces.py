@@ -8,15 +8,13 @@ import json
 import os
 from pathlib import Path
 
+import paths
 import pytest
 import torch
 from scenarios import replaying
 from torch import nn
 
 import bsam
-
-# Where there is no compiler the compiled path goes on as the loop does.
-pytestmark = pytest.mark.filterwarnings("ignore:compiled=True")
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL = os.environ.get("BSAM_CONFORMANCE")
@@ -140,18 +138,16 @@ def by_contexts(optimizer, closures):
     return optimizer.step()
 
 
-@pytest.mark.parametrize(
-    "path", [{"foreach": False}, {"foreach": True}, {"compiled": True}], ids=str
-)
+@pytest.mark.parametrize("path", ["loop", "foreach", "native", "torch.compile"])
 @pytest.mark.parametrize("door", [by_closures, by_contexts])
 @pytest.mark.parametrize("file", TRACES, ids=lambda file: file.stem)
-def test_trace(file, door, path):
+def test_trace(file, door, path, monkeypatch):
     replay = Replay(file)
-    if "compiled" in path and replay.trace["optimizer"] != "bsam":
+    if path in paths.COMPILED and replay.trace["optimizer"] != "bsam":
         pytest.skip("only bSAM has kernels")
     if replay.trace["optimizer"] == "sgd" and door is by_contexts:
         pytest.skip("torch.optim.SGD has no contexts")
-    optimizer = replay.optimizer(path)
+    optimizer = replay.optimizer(paths.options(path, monkeypatch))
     for t in range(replay.trace["steps"]):
         optimizer.param_groups[0]["lr"] = replay.hyper["learningrate"] * replay.trace["lrfactor"][t]
         loss = door(optimizer, replay.closures(optimizer, t))

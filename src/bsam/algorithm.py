@@ -26,15 +26,13 @@ from bsam import gaussian
 
 def sample(weights: list[Tensor], noise: list[Tensor], s: list[Tensor], *, num_data: float) -> None:
     r"""Move weights from the mean to a draw: :math:`\omega + e / \sqrt{N s}`."""
-    deviations = gaussian.deviations(noise, s, num_data)
-    torch._foreach_add_(weights, deviations)
+    roots = gaussian.root_precisions(s, num_data)
+    torch._foreach_addcdiv_(weights, noise, roots)
 
 
 def perturb(weights: list[Tensor], gradients: list[Tensor], s: list[Tensor], *, rho: float) -> None:
     r"""Move weights from the mean uphill: :math:`\omega + \rho g / s`."""
-    perturbations = torch._foreach_mul(gradients, rho)
-    torch._foreach_div_(perturbations, s)
-    torch._foreach_add_(weights, perturbations)
+    torch._foreach_addcdiv_(weights, gradients, s, rho)
 
 
 def gradient_scales(gradients: list[Tensor], s: list[Tensor]) -> list[Tensor]:
@@ -74,9 +72,12 @@ def update_mean(
     mean: list[Tensor], exp_avg: list[Tensor], s: list[Tensor], *, lr: float | Tensor
 ) -> None:
     r""":math:`\omega \leftarrow \omega - \alpha g_m / s`."""
-    steps = torch._foreach_div(exp_avg, s)
-    torch._foreach_mul_(steps, lr)
-    torch._foreach_sub_(mean, steps)
+    if isinstance(lr, Tensor):
+        steps = torch._foreach_div(exp_avg, s)
+        torch._foreach_mul_(steps, lr)
+        torch._foreach_sub_(mean, steps)
+    else:
+        torch._foreach_addcdiv_(mean, exp_avg, s, -lr)
 
 
 def update(

@@ -1,5 +1,6 @@
 """Borrowing a model: its weights and its mode are changed for a while and put back."""
 
+import ctypes
 from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ class Aside:
 
     def __init__(self) -> None:
         self._before: dict[Tensor, Tensor] = {}
+        self._promised: list[tuple[ctypes.c_bool, dict[Tensor, Tensor]]] = []
 
     def take(self, tensors: Sequence[Tensor], room: Callable[[list[Tensor]], list[Tensor]]) -> None:
         """Copy what tensors hold now, where it is not taken already.
@@ -20,6 +22,7 @@ class Aside:
             tensors: about to be moved.
             room: makes uninitialized tensors like those given, to copy them into.
         """
+        self._settle()
         new = [tensor for tensor in tensors if tensor not in self._before]
         if not new:
             return
@@ -28,8 +31,33 @@ class Aside:
             torch._foreach_copy_(places, new)
         self._before.update(zip(new, places, strict=True))
 
+    def promise(self, tensors: Sequence[Tensor], places: Sequence[Tensor]) -> ctypes.c_bool:
+        """Return a flag for a kernel that copies and moves tensors in one go, and then sets it.
+
+        From then on they count as taken: no Ctrl-C can come between, and none is lost before.
+
+        Args:
+            tensors: about to be moved, none of them taken.
+            places: where the kernel copies them to.
+        """
+        flag = ctypes.c_bool(False)
+        self._promised.append((flag, dict(zip(tensors, places, strict=True))))
+        return flag
+
+    def _settle(self) -> None:
+        for flag, values in self._promised:
+            if flag:
+                self._before.update(values)
+        self._promised = []
+
+    def lacks(self, tensors: Sequence[Tensor]) -> bool:
+        """Return whether none of these was taken."""
+        self._settle()
+        return self._before.keys().isdisjoint(tensors)
+
     def of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return what was taken of each; of one that was not moved, the tensor itself."""
+        self._settle()
         return [self._before.get(tensor, tensor) for tensor in tensors]
 
     def put_back(self, without: Container[Tensor] = ()) -> None:
@@ -41,13 +69,14 @@ class Aside:
             raise
 
     def _put_back(self, without: Container[Tensor]) -> None:
+        self._settle()
         moved = {t: value for t, value in self._before.items() if t not in without}
         if moved:
             move(list(moved), list(moved.values()))
 
     def forget(self) -> None:
         """Forget what was taken."""
-        self._before = {}
+        self._before, self._promised = {}, []
 
 
 @contextmanager

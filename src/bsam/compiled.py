@@ -35,6 +35,9 @@ def room(params: Tensors, dtype: torch.dtype | None = None) -> list[Tensor]:
     return room_like(params, dtype, large=large(params[0].device))
 
 
+scratch = room
+
+
 def sample(weights: Tensors, mean: Tensors, drawn: Tensors, s: Tensors, *, num_data: float) -> None:
     """Move weights to a draw, by noise that is given; see :class:`bsam.eager.Lines` for all."""
     numbers = _numbers(weights[0].device, num_data)

@@ -32,8 +32,15 @@ class Lines:
         self._cut = _in_pieces if in_pieces else _whole
 
     def room(self, params: Tensors, dtype: torch.dtype | None = None) -> list[Tensor]:
-        """Return uninitialized tensors for state of parameters, or of another dtype."""
+        """Return uninitialized tensors for what lasts: state of parameters, or of another dtype."""
         return room_like(params, dtype or state_dtype(params[0])) if params else []
+
+    def scratch(self, params: Tensors, dtype: torch.dtype | None = None) -> list[Tensor]:
+        """Return them for a step alone: pieces that an allocator hands out again and again.
+
+        New large pages may take a system five times as long to find.
+        """
+        return [torch.empty_like(p, dtype=dtype or state_dtype(p)) for p in params]
 
     def sample(
         self, weights: Tensors, mean: Tensors, drawn: Tensors, s: Tensors, *, num_data: float
@@ -74,7 +81,7 @@ class Lines:
         """Move weights uphill."""
         for _, at, start, g, each in self._cut([0] * len(weights), weights, mean, gradients, s):
             _begin(at, start)
-            algorithm.perturb(at, _wide(g), each, rho=rho)
+            algorithm.perturb(at, _wide(g, each), each, rho=rho)
 
     def perturb_and_scale(
         self,
@@ -101,7 +108,7 @@ class Lines:
         lists = (weights, mean, gradients, s, scales)
         for _, at, start, g, each, so_far in self._cut([0] * len(weights), *lists):
             _begin(at, start)
-            wide = _wide(g)
+            wide = _wide(g, each)
             algorithm.perturb(at, wide, each, rho=rho)
             now = algorithm.gradient_scales(wide, each)
             if share == 1.0:
@@ -129,8 +136,8 @@ class Lines:
         for _, at, start, m, each, g, scale in self._cut([0] * len(weights), *lists):
             _begin(at, start)
             if not scaled:
-                scale = algorithm.gradient_scales(_wide(scale), each)
-            algorithm.update(at, m, each, _wide(g), scale, **numbers)
+                scale = algorithm.gradient_scales(_wide(scale, each), each)
+            algorithm.update(at, m, each, _wide(g, each), scale, **numbers)
 
 
 def _begin(weights: list[Tensor], mean: list[Tensor]) -> None:
@@ -138,8 +145,8 @@ def _begin(weights: list[Tensor], mean: list[Tensor]) -> None:
         torch._foreach_copy_(weights, mean)
 
 
-def _wide(gradients: list[Tensor]) -> list[Tensor]:
-    return [gradient.to(state_dtype(gradient)) for gradient in gradients]
+def _wide(gradients: list[Tensor], s: list[Tensor]) -> list[Tensor]:
+    return [gradient.to(each.dtype) for gradient, each in zip(gradients, s, strict=True)]
 
 
 def _whole(first: Sequence[int], *lists: Tensors) -> Iterator[tuple[Any, ...]]:

@@ -7,7 +7,7 @@ Where the weights move to, and what a step makes of the gradients, is the subcla
 """
 
 from abc import abstractmethod
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -37,7 +37,6 @@ class _OpenPair(NamedTuple):
 class TwoPassOptimizer(GroupedOptimizer):
     """What :class:`bsam.BSAM` and :class:`bsam.SAM` share; a subclass says where to go."""
 
-    _sample_is_mean = False  # True: the first gradient is taken at the weights as they are
     _phase = "mean"
     _statistics: normalization.Policies = ()
 
@@ -45,11 +44,11 @@ class TwoPassOptimizer(GroupedOptimizer):
 
     @abstractmethod
     def _to_sample(self, params: list[Tensor]) -> None:
-        """Move the weights to where the first gradient is taken; ``_aside`` has their mean."""
+        """Move the weights to where the first gradient is taken; ``_aside`` keeps the mean."""
 
     @abstractmethod
     def _to_perturbation(self, gradients: Gradients, share: float | None) -> Gradients:
-        """Move the weights that have gradients from the mean uphill.
+        """Move the weights that have gradients from the mean uphill; ``_aside`` keeps the mean.
 
         Where ``share`` says what share this sub-batch has in the means over sub-batches, fold into
         them what is to be recorded of the first gradients; else return it.
@@ -69,6 +68,10 @@ class TwoPassOptimizer(GroupedOptimizer):
     def _room(self, params: list[Tensor]) -> list[Tensor]:
         """Return uninitialized tensors to hold the mean of parameters while they are moved."""
         return [torch.empty_like(p) for p in params]
+
+    def _all_finite(self, gradients: Mapping[Tensor, Tensor]) -> bool:
+        """Whether no gradient has NaN or infinity."""
+        return checks.all_finite(gradients.values())
 
     def _looks_at_gradients(self) -> bool:
         """Whether to refuse gradients that are not finite; it waits for the device."""
@@ -199,10 +202,6 @@ class TwoPassOptimizer(GroupedOptimizer):
         with ExitStack() as stack:
             if not self._in_closures:
                 stack.callback(self._return_to_mean)
-            if phase == "sampled" and self._sample_is_mean:
-                self._aside.put_back()
-            else:
-                self._aside.take(params, self._room)
             for model in normalization.frozen_during(phase, self._statistics):
                 stack.enter_context(normalization.frozen_statistics(model))
             try:
@@ -232,9 +231,9 @@ class TwoPassOptimizer(GroupedOptimizer):
             self._without_gradient = self._phase
         checks.require_dense(given, self._label)
         if scaler:
-            return gradients, not checks.all_finite(given)
+            return gradients, not self._all_finite(given)
         if self._looks_at_gradients():
-            checks.require_finite(given, self._phase, self._label)
+            checks.require_finite(given, self._phase, self._label, self._all_finite)
         return gradients, False
 
     @torch.no_grad()
@@ -321,7 +320,8 @@ class TwoPassOptimizer(GroupedOptimizer):
         try:
             # Whoever clips or unscales has had its hands on the gradients since perturbed().
             if self._looks_at_gradients():
-                checks.require_finite(self._mean_gradients(), "perturbed", self._label)
+                mean = self._mean_gradients()
+                checks.require_finite(mean, "perturbed", self._label, self._all_finite)
             self._update()
         finally:
             self._discard()

@@ -108,6 +108,9 @@ class OneGradientBSAM(BSAM):
         every, start, calls = (self.param_groups[0][name] for name in (*_SAME, "calls"))
         return every is not None and bool(calls >= start and calls % every == 0)
 
+    def _looks_later(self) -> bool:
+        return self._ascends() and super()._looks_later()
+
     def _num_data_of_noise(self, group: dict[str, Any]) -> float:
         return gaussian.widened(group["num_data"], group["noise_factor"])
 

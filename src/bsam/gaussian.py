@@ -29,9 +29,25 @@ def deviations(noise: list[Tensor], s: list[Tensor], num_data: float | Tensor) -
         >>> gaussian.deviations([torch.tensor([3.0])], [torch.tensor([0.5])], num_data=18)
         [tensor([1.])]
     """
-    scale = torch._foreach_mul(s, num_data)
-    torch._foreach_sqrt_(scale)
-    return list(torch._foreach_div(noise, scale))
+    return list(torch._foreach_div(noise, root_precisions(s, num_data)))
+
+
+def root_precisions(s: list[Tensor], num_data: float | Tensor) -> list[Tensor]:
+    r"""Return :math:`\sqrt{N s}`, what noise is divided by.
+
+    Args:
+        s: posterior precision / N, any shapes, positive.
+        num_data: N, positive; may be infinite.
+
+    Example:
+        >>> import torch
+        >>> from bsam import gaussian
+        >>> gaussian.root_precisions([torch.tensor([0.5])], num_data=18)
+        [tensor([3.])]
+    """
+    roots = torch._foreach_mul(s, num_data)
+    torch._foreach_sqrt_(roots)
+    return list(roots)
 
 
 def widened(num_data: float, factor: float) -> float:

@@ -3,7 +3,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -60,13 +60,19 @@ def require_dense(gradients: Mapping[Tensor, Tensor], label: Label) -> None:
             )
 
 
-def require_finite(gradients: Mapping[Tensor, Tensor], pass_name: str, label: Label) -> None:
+def require_finite(
+    gradients: Mapping[Tensor, Tensor],
+    pass_name: str,
+    label: Label,
+    all_finite: Callable[[Mapping[Tensor, Tensor]], bool],
+) -> None:
     """Refuse gradients with NaN or infinity, at the price of one reduction over all of them.
 
     Args:
         gradients: gradient by parameter.
         pass_name: where they come from, for the message.
         label: the words for a parameter.
+        all_finite: looks at all.
 
     Raises:
         RuntimeError: that names the pass and the first offending parameter.
@@ -82,13 +88,13 @@ def require_finite(gradients: Mapping[Tensor, Tensor], pass_name: str, label: La
     )
 
 
-def all_finite(gradients: Mapping[Tensor, Tensor]) -> bool:
+def all_finite(gradients: Iterable[Tensor]) -> bool:
     """Return whether no gradient has NaN or infinity, by one reduction over all of them.
 
     Args:
-        gradients: gradient by parameter.
+        gradients: any.
     """
-    tensors = [gradient for gradient in gradients.values() if gradient.numel()]
+    tensors = [gradient for gradient in gradients if gradient.numel()]
     if all(tensor.device.type == "cpu" for tensor in tensors) and _sums_are_finite(tensors):
         return True
     # The largest magnitude, not a 2-norm: that can overflow where every element is finite.

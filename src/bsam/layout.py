@@ -36,6 +36,25 @@ def in_order(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor.permute(order) if like.permute(order).is_contiguous() else tensor
 
 
+def lie_alike(tensors: Sequence[Tensor]) -> bool:
+    """Return whether tensors of one shape lie alike in memory, and without gaps.
+
+    Args:
+        tensors: of one shape.
+
+    Example:
+        >>> import torch
+        >>> from bsam.layout import lie_alike
+        >>> image = torch.zeros(1, 2, 2, 2)
+        >>> turned = image.to(memory_format=torch.channels_last)
+        >>> lie_alike([image, image]), lie_alike([turned, turned]), lie_alike([image, turned])
+        (True, True, False)
+    """
+    if all(t.is_contiguous() for t in tensors):
+        return True
+    return all(in_order(t, tensors[0]).is_contiguous() for t in tensors)
+
+
 def flat_alike(tensors: Sequence[Tensor]) -> list[Tensor] | None:
     """Return tensors of one shape as they lie in memory, each 1-d and sharing its memory.
 

@@ -57,7 +57,7 @@ BLOCK = 2 * PAIRS
 """Numbers in a block."""
 
 # On a CPU the dozen passes over a piece stay in cache, and a piece still feeds two threads.
-_BLOCKS_PER_PIECE_ON_CPU = 64
+_BLOCKS_PER_PIECE_ON_CPU = 128
 
 SEEDS = 2**63
 """Seeds are integers in ``[0, SEEDS)``."""
@@ -211,8 +211,8 @@ def _run(
     step = _BLOCKS_PER_PIECE_ON_CPU if noise.device.type == "cpu" else max(blocks, 1)
     for start in range(0, blocks, step):
         length = min(step, blocks - start)
-        words = _words(PAIRS * (first_block + start), PAIRS * length, key, noise.device)
-        _box_muller(words.view(length, PAIRS), out=noise[start : start + length])
+        words = _words(PAIRS * (first_block + start), length, key, noise.device)
+        _box_muller(words, out=noise[start : start + length])
     skipped = first - BLOCK * first_block
     return noise.view(-1)[skipped : skipped + count]
 
@@ -239,11 +239,13 @@ def _mix(z: int) -> int:
     return z ^ (z >> 31)
 
 
-def _words(first: int, count: int, key: int | Tensor, device: torch.device) -> Tensor:
-    """``_mix(key + gamma * (i + 1))`` for a range of i, in 64-bit integers that wrap around."""
-    z = torch.arange(first + 1, first + count + 1, dtype=torch.int64, device=device)
+def _words(first: int, blocks: int, key: int | Tensor, device: torch.device) -> Tensor:
+    """``_mix(key + gamma * (i + 1))`` for blocks of i, in 64-bit integers that wrap around."""
+    start = _signed(_GAMMA * (first + 1) & _MASK)
+    rows = torch.arange(blocks, device=device).mul_(_signed(_GAMMA * PAIRS & _MASK)).add_(start)
+    rows.add_(key.to(device) if isinstance(key, Tensor) else key)
+    z = rows.unsqueeze(1) + torch.arange(PAIRS, device=device).mul_(_signed(_GAMMA))
     shifted = torch.empty_like(z)
-    z.mul_(_signed(_GAMMA)).add_(key.to(device) if isinstance(key, Tensor) else key)
     _xor_shift_(z, 30, shifted)
     z.mul_(_signed(_MIX_1))
     _xor_shift_(z, 27, shifted)
@@ -311,9 +313,11 @@ def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
 
 
 def _box_muller(words: Tensor, *, out: Tensor) -> None:
-    upper = (words >> 32).bitwise_and_(_LOWER).to(out.dtype)
-    lower = words.bitwise_and_(_LOWER).to(out.dtype)
-    radius = upper.add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
-    angle = lower.mul_(2.0 * math.pi * 2.0**-32)
-    torch.mul(radius, angle.cos(), out=out[:, 0])
-    torch.mul(radius, angle.sin_(), out=out[:, 1])
+    # In the place of the result and of the words, as memory that is new would cost more.
+    radius, angle = out.unbind(1)
+    angle.copy_(words & _LOWER).mul_(2.0 * math.pi * 2.0**-32)
+    radius.copy_(words.bitwise_right_shift_(32).bitwise_and_(_LOWER))
+    radius.add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+    cosine = angle.cos()
+    angle.sin_().mul_(radius)
+    radius.mul_(cosine)

@@ -61,8 +61,6 @@ class SAM(TwoPassOptimizer):
         tensor([2.6700, 3.5600])
     """
 
-    _sample_is_mean = True
-
     def __init__(
         self,
         params: Any,
@@ -83,8 +81,9 @@ class SAM(TwoPassOptimizer):
 
     # -------------------------------------------------------------- the two passes
 
-    def _to_sample(self, params: list[Tensor]) -> None:
-        """Stay at the weights: SAM takes its first gradient there."""
+    def _to_sample(self, params: list[Tensor]) -> None:  # noqa: ARG002 - wherever they are
+        """Be at the weights: SAM takes its first gradient there."""
+        self._aside.put_back()
 
     @torch.no_grad()
     def _to_perturbation(
@@ -92,6 +91,7 @@ class SAM(TwoPassOptimizer):
         gradients: Gradients,
         share: float | None,  # noqa: ARG002 - nothing of the first gradient is recorded
     ) -> Gradients:
+        self._aside.take(list(gradients), self._room)
         groups = {p: group for group in self.param_groups for p in group["params"]}
         uphill = {
             p: _wide(p).abs() * gradient if groups[p]["adaptive"] else _wide(gradient)

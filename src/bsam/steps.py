@@ -1,15 +1,15 @@
 """What BSAM does with the two gradients: its state, its noise, its lines on each path."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bsam import compiled, eager, kernels, noise, options, states
+from bsam import compiled, eager, kernels, native, noise, options, states
 from bsam.dtypes import state_dtype
 from bsam.engine import TwoPassOptimizer
-from bsam.gradients import Gradients, owned, present, running_mean
+from bsam.gradients import Gradients, owned, present, require_finite, running_mean
 
 
 class LearnedVariances(TwoPassOptimizer):
@@ -47,13 +47,22 @@ class LearnedVariances(TwoPassOptimizer):
             drawn = dict(zip(params, self._checked_noise(params), strict=True))
         key, first = self._key(), dict(zip(params, self._first_elements(params), strict=True))
         for group, bundle in self._bundles(params):
-            lines, num_data = _lines(group, bundle), self._num_data_of_noise(group)
-            mean, s = self._aside.of(bundle), self._states(bundle, "s")
+            lines, s = _lines(group, bundle), self._states(bundle, "s")
+            begin = [first[p] for p in bundle]
+            about: dict[str, Any] = {"num_data": self._num_data_of_noise(group)}
             if drawn:
-                lines.sample(bundle, mean, [drawn[p] for p in bundle], s, num_data=num_data)
+                self._aside.take(bundle, self._room)
+                mean = self._aside.of(bundle)
+                lines.sample(bundle, mean, [drawn[p] for p in bundle], s, **about)
             else:  # made where it is used, and never stored
-                begin = [first[p] for p in bundle]
-                lines.sample_stream(bundle, mean, s, begin, key=key, num_data=num_data)
+                about |= {"key": key}
+                if lines is native and self._aside.lacks(bundle):
+                    places = self._room(bundle)
+                    done = self._aside.promise(bundle, places)
+                    if native.keep_and_sample(bundle, places, s, begin, done=done, **about):
+                        continue
+                self._aside.take(bundle, self._room)
+                lines.sample_stream(bundle, self._aside.of(bundle), s, begin, **about)
 
     def _num_data_of_noise(self, group: dict[str, Any]) -> float:
         return group["num_data"]
@@ -61,12 +70,14 @@ class LearnedVariances(TwoPassOptimizer):
     @torch.no_grad()
     def _to_perturbation(self, gradients: Gradients, share: float | None) -> Gradients:
         given = present(gradients)
+        self._aside.take(list(gradients), self._room)
         self._aside.put_back(without=given)
         if self._in_closures == 1 and all(map(owned, given.values())):
             for group, bundle in self._bundles(list(given)):
                 mean, s = self._aside.of(bundle), self._states(bundle, "s")
                 first = [given[p] for p in bundle]
-                _lines(group, bundle).perturb(bundle, mean, first, s, rho=group["rho"])
+                finite = _lines(group, bundle).perturb(bundle, mean, first, s, rho=group["rho"])
+                self._require_finite(finite, given)
             self._first = given  # as good as sqrt(s) |g|, and there already
             return {}
         into: dict[Tensor, Tensor] = {} if share is None else self._scales
@@ -76,10 +87,10 @@ class LearnedVariances(TwoPassOptimizer):
         for group, bundle in self._bundles(list(given)):
             lines = _lines(group, bundle)
             new = [p for p in bundle if p not in into]
-            into.update(zip(new, lines.room(new), strict=True))
+            into.update(zip(new, lines.scratch(new), strict=True))
             for p in new if share < 1.0 else ():
                 into[p].zero_()
-            lines.perturb_and_scale(
+            finite = lines.perturb_and_scale(
                 bundle,
                 self._aside.of(bundle),
                 [given[p] for p in bundle],
@@ -88,6 +99,7 @@ class LearnedVariances(TwoPassOptimizer):
                 rho=group["rho"],
                 share=share,
             )
+            self._require_finite(finite, given)
         return {} if into is self._scales else dict.fromkeys(gradients) | into
 
     @torch.no_grad()
@@ -119,7 +131,9 @@ class LearnedVariances(TwoPassOptimizer):
                 damping=group["damping"],
                 order=group["order"],
             )
-            torch._foreach_add_(self._states(bundle, "step"), 1.0)
+            # For a number torch would make a tensor anew for each; alpha picks the other form.
+            one = torch.tensor(1.0, device="cpu")
+            torch._foreach_add_(self._states(bundle, "step"), one, alpha=1.0)
         calls = self.param_groups[0]["calls"]
         calls += 1  # in place where it is a tensor, so that a replayed graph counts too
         for group in self.param_groups:
@@ -131,6 +145,7 @@ class LearnedVariances(TwoPassOptimizer):
         super()._discard()
         self._scales: dict[Tensor, Tensor] = {}  # mean over sub-batches of sqrt(s) |g|
         self._first: dict[Tensor, Tensor] = {}  # g itself, where there is one and it may be kept
+        self._split: dict[tuple[int, ...], list[tuple[dict[str, Any], list[Tensor]]]] = {}
 
     @torch.no_grad()
     @torch.inference_mode(False)  # what is made there could not be trained with afterwards
@@ -155,8 +170,31 @@ class LearnedVariances(TwoPassOptimizer):
             for group in self.param_groups:
                 group["calls"] = calls
 
+    def _all_finite(self, gradients: Mapping[Tensor, Tensor]) -> bool:
+        rest = dict(gradients)
+        for group, bundle in self._bundles(list(gradients)):
+            if _kernels(group, bundle) is not native:
+                continue
+            if not native.all_finite([rest.pop(p) for p in bundle]):
+                return False
+        return super()._all_finite(rest)
+
     def _looks_at_gradients(self) -> bool:
-        return not self.param_groups[0]["capturable"]
+        later = self._phase == "sampled" and self._looks_later()
+        return not later and not self.param_groups[0]["capturable"]
+
+    def _looks_later(self) -> bool:
+        """Whether first gradients are looked at as the weights move uphill: a pass less.
+
+        In the contexts it would be too late: what ``sampled()`` took is refused at its end.
+        """
+        ways = (_kernels(group, bundle) for group, bundle in self._bundles(self._trainable()))
+        return bool(self._in_closures) and all(way is native for way in ways)
+
+    def _require_finite(self, finite: bool | None, first: dict[Tensor, Tensor]) -> None:
+        """Refuse first gradients of which a line that moved the weights says that they are not."""
+        if finite is False and self._looks_at_gradients():
+            require_finite(first, "sampled", self._label, self._all_finite)
 
     def _room(self, params: list[Tensor]) -> list[Tensor]:
         """Return room for the mean; the compiled path keeps it, as fresh memory is a pass more."""
@@ -166,7 +204,8 @@ class LearnedVariances(TwoPassOptimizer):
             if keep and all(_fits(self._kept.get(p), p) for p in bundle):
                 room |= {p: self._kept[p] for p in bundle}
                 continue
-            places = _lines(group, bundle).room(bundle, bundle[0].dtype)
+            lines = _lines(group, bundle)
+            places = (lines.room if keep else lines.scratch)(bundle, bundle[0].dtype)
             new = dict(zip(bundle, places, strict=True))
             room |= new
             self._kept |= new if keep else {}
@@ -225,9 +264,14 @@ class LearnedVariances(TwoPassOptimizer):
     def _states(self, params: list[Tensor], name: str) -> list[Tensor]:
         return [self.state[p][name] for p in params]
 
-    def _bundles(self, params: list[Tensor]) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
-        """Yield (group, parameters of one device and dtype)."""
-        chosen = set(params)
+    def _bundles(self, params: list[Tensor]) -> list[tuple[dict[str, Any], list[Tensor]]]:
+        """Return (group, parameters of one device and dtype), split once in a step."""
+        key = tuple(map(id, params))
+        if key not in self._split:
+            self._split[key] = list(self._new_bundles(set(params)))
+        return self._split[key]
+
+    def _new_bundles(self, chosen: set[Tensor]) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
         for group in self.param_groups:
             kinds: dict[Any, list[Tensor]] = {}
             for p in group["params"]:
@@ -237,18 +281,23 @@ class LearnedVariances(TwoPassOptimizer):
                 yield group, bundle
 
 
-def _kernels(group: dict[str, Any], bundle: list[Tensor]) -> bool:
-    return group["compiled"] and kernels.works(bundle[0].device, bundle[0].dtype)
+def _kernels(group: dict[str, Any], bundle: list[Tensor]) -> Any:
+    """Return the compiled way to work on parameters, None if it is not asked for or not there."""
+    if not group["compiled"]:
+        return None
+    kind = (bundle[0].device, bundle[0].dtype)
+    return native if native.works(*kind) else compiled if kernels.works(*kind) else None
 
 
 def _lines(group: dict[str, Any], bundle: list[Tensor]) -> Any:
-    if _kernels(group, bundle):
-        return compiled
+    if way := _kernels(group, bundle):
+        return way
     # On a CPU pieces stay in cache; on an accelerator a launch for each costs more.
     on_lists = bundle[0].device.type != "cpu" if group["foreach"] is None else group["foreach"]
     return eager.FOREACH if on_lists else eager.LOOP
 
 
 def _fits(room: Tensor | None, p: Tensor) -> bool:
-    kinds = [(t.shape, t.stride(), t.dtype, t.device) for t in (room, p) if t is not None]
-    return len(kinds) == 2 and kinds[0] == kinds[1]
+    if room is None or room.dtype is not p.dtype or room.device != p.device:
+        return False
+    return room.shape == p.shape and room.stride() == p.stride()

@@ -1,0 +1,265 @@
+"""The algorithm's lines on a CPU by ``native.cpp``, on lists of tensors of any shape.
+
+Through :func:`torch.compile` a line is a call for each large tensor, with joined copies of the
+small ones; calls and copies took longer than the arithmetic. Here a line is one call.
+"""
+
+import ctypes
+import functools
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bsam import building, eager
+from bsam import gradients as checks
+from bsam.dtypes import state_dtype
+from bsam.layout import lie_alike
+
+_TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+Tensors = Sequence[Tensor]
+room, scratch = eager.LOOP.room, eager.LOOP.scratch
+
+
+def works(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether there are kernels for weights of a kind, building them when first asked.
+
+    Args:
+        device: of the weights.
+        dtype: of the weights.
+    """
+    return device.type == "cpu" and dtype in _TYPES and _library() is not None
+
+
+def sample(weights: Tensors, mean: Tensors, drawn: Tensors, s: Tensors, *, num_data: float) -> None:
+    """Move weights to a draw, by noise that is given; see :class:`bsam.eager.Lines` for all."""
+    otherwise = functools.partial(eager.LOOP.sample, num_data=num_data)
+    _over("sample", "wwss", (weights, mean, drawn, s), [num_data], otherwise)
+
+
+def sample_stream(
+    weights: Tensors,
+    mean: Tensors,
+    s: Tensors,
+    first: Sequence[int],
+    *,
+    key: int | Tensor,
+    num_data: float,
+) -> None:
+    """Move weights to a draw whose noise is made on the way."""
+    otherwise = functools.partial(eager.LOOP.sample_stream, key=key, num_data=num_data)
+    stream = (first, int(key))
+    _over("sample_stream", "wws", (weights, mean, s), [num_data], otherwise, stream)
+
+
+def keep_and_sample(
+    weights: Tensors,
+    keep: Tensors,
+    s: Tensors,
+    first: Sequence[int],
+    *,
+    key: int | Tensor,
+    num_data: float,
+    done: ctypes.c_bool,
+) -> bool:
+    """Copy weights and move them to a draw, in one go that no signal divides.
+
+    Args:
+        weights: where to, from what they are.
+        keep: where they are copied to.
+        s: state of them.
+        first: number of each tensor's first element in the stream.
+        key: of the stream.
+        num_data: N.
+        done: set when all is written.
+
+    Returns:
+        False if a kernel cannot read all of them; then nothing has happened.
+    """
+    dtype = weights[0].dtype
+    dtypes = (dtype, dtype, state_dtype(weights[0]))
+    lists = (weights, keep, s)
+    if _odd(lists, dtypes):
+        return False
+    return _call(f"keep_and_sample_{_TYPES[dtype]}", lists, [num_data], (first, int(key)), done)
+
+
+def all_finite(gradients: Tensors) -> bool:
+    """Return whether no gradient has NaN or infinity.
+
+    Args:
+        gradients: of weights of one dtype.
+    """
+    dtype = gradients[0].dtype
+    if dtype not in _TYPES or _odd([gradients], [dtype]):
+        return checks.all_finite(gradients)
+    return _call(f"all_finite_{_TYPES[dtype]}", [gradients])
+
+
+def perturb(weights: Tensors, mean: Tensors, gradients: Tensors, s: Tensors, *, rho: float) -> bool:
+    """Move weights uphill; return whether the gradients, read on the way, are finite."""
+    finite = True
+
+    def otherwise(*odd: list[Tensor]) -> None:
+        nonlocal finite
+        finite = checks.all_finite(odd[2])
+        eager.LOOP.perturb(*odd, rho=rho)
+
+    return _over("perturb", "wwws", (weights, mean, gradients, s), [rho], otherwise) and finite
+
+
+def perturb_and_scale(
+    weights: Tensors,
+    mean: Tensors,
+    gradients: Tensors,
+    s: Tensors,
+    scales: Tensors,
+    *,
+    rho: float,
+    share: float,
+) -> bool:
+    r"""Move weights uphill, and fold :math:`\sqrt s |g|` into its mean; return as above."""
+    finite = True
+
+    def otherwise(*odd: list[Tensor]) -> None:
+        nonlocal finite
+        finite = checks.all_finite(odd[2])
+        eager.LOOP.perturb_and_scale(*odd, rho=rho, share=share)
+
+    lists = (weights, mean, gradients, s, scales)
+    return _over("perturb_and_scale", "wwwss", lists, [rho, share], otherwise) and finite
+
+
+def update(
+    weights: Tensors,
+    mean: Tensors,
+    exp_avg: Tensors,
+    s: Tensors,
+    gradients: Tensors,
+    scales: Tensors,
+    *,
+    scaled: bool = True,
+    lr: float | Tensor,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+    damping: float,
+    order: str,
+) -> None:
+    """Make the last three lines in one pass; see :func:`bsam.algorithm.update`."""
+    options = {"beta1": beta1, "beta2": beta2, "weight_decay": weight_decay, "damping": damping}
+    otherwise = functools.partial(eager.LOOP.update, scaled=scaled, lr=lr, order=order, **options)
+    line, kinds = ("update", "wwssws") if scaled else ("update_by_gradients", "wwssww")
+    shares = (1.0 - beta1, 1.0 - beta2)
+    floor = weight_decay + damping
+    numbers = [float(lr), *shares, weight_decay, floor, order == "precision_first"]
+    _over(line, kinds, (weights, mean, exp_avg, s, gradients, scales), numbers, otherwise)
+
+
+# ------------------------------------------------------------------ how a line is called
+
+
+class _Call(ctypes.Structure):
+    """``Call`` of native.cpp."""
+
+    _fields_ = (
+        ("tensors", ctypes.c_int64),
+        ("counts", ctypes.c_void_p),
+        ("places", ctypes.c_void_p),
+        ("numbers", ctypes.c_void_p),
+        ("threads", ctypes.c_int64),
+        ("first", ctypes.c_void_p),
+        ("key", ctypes.c_uint64),
+        ("done", ctypes.c_void_p),
+    )
+
+
+def _over(
+    line: str,
+    kinds: str,
+    lists: Sequence[Tensors],
+    numbers: Sequence[float],
+    otherwise: Callable[..., None],
+    stream: tuple[Sequence[int], int] | None = None,
+) -> bool:
+    """Run a line over tensors that lie alike in memory, and over others as the loop does.
+
+    Args:
+        line: its name.
+        kinds: for each list w, of the weights' dtype, or s, of their state's.
+        lists: of tensors, those that are changed too.
+        numbers: hyperparameters.
+        otherwise: the same line for lists of tensors that kernels cannot read.
+        stream: for noise: the numbers of first elements, and the key.
+    """
+    dtype = lists[0][0].dtype
+    dtypes = [dtype if kind == "w" else state_dtype(lists[0][0]) for kind in kinds]
+    if odd := _odd(lists, dtypes):
+        first, key = stream or ([0] * len(lists[0]), 0)
+        otherwise(*_at(odd, *lists), *(_at(odd, first) if stream else []))
+        even = [i for i in range(len(lists[0])) if i not in odd]
+        lists, stream = _at(even, *lists), (_at(even, first)[0], key)
+    return not lists[0] or _call(f"{line}_{_TYPES[dtype]}", lists, numbers, stream)
+
+
+def _odd(lists: Sequence[Tensors], dtypes: Sequence[torch.dtype]) -> list[int]:
+    """Return which tensors do not lie in memory as kernels take them to."""
+    odd = set[int]()
+    for tensors, dtype in zip(lists, dtypes, strict=True):
+        odd.update(
+            [i for i, t in enumerate(tensors) if not (_is_plain(t, dtype) and t.is_contiguous())]
+        )
+    return sorted(i for i in odd if not _lie_alike([each[i] for each in lists], dtypes))
+
+
+def _lie_alike(tensors: Tensors, dtypes: Sequence[torch.dtype]) -> bool:
+    return all(map(_is_plain, tensors, dtypes)) and lie_alike(tensors)
+
+
+def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether what a tensor means is what lies in its memory, as this dtype."""
+    plain = type(tensor) in _PLAIN and tensor.dtype is dtype
+    return plain and tensor.is_cpu and not tensor.is_neg()
+
+
+def _at(places: Sequence[int], *lists: Sequence[Any]) -> list[list[Any]]:
+    return [[each[i] for i in places] for each in lists]
+
+
+def _call(
+    function: str,
+    lists: Sequence[Tensors],
+    numbers: Sequence[float] = (),
+    stream: tuple[Sequence[int], int] | None = None,
+    done: ctypes.c_bool | None = None,
+) -> bool:
+    """Call a kernel; its result is whether it set ``done``, too."""
+    first, key = stream or ((), 0)
+    done = ctypes.c_bool() if done is None else done
+    arrays = [
+        array("q", [tensor.numel() for tensor in lists[0]]),
+        array("q", [tensor.data_ptr() for tensors in lists for tensor in tensors]),
+        array("d", numbers),
+        array("q", first),
+    ]
+    counts, places, hyperparameters, starts = (each.buffer_info()[0] for each in arrays)
+    threads, flag = torch.get_num_threads(), ctypes.addressof(done)
+    call = _Call(len(lists[0]), counts, places, hyperparameters, threads, starts, key % 2**64, flag)
+    getattr(_library(), function)(ctypes.byref(call))
+    if numbers:
+        # What autograd keeps of the weights is now out of date, and it must be able to tell.
+        torch.autograd.graph.increment_version(lists[0])
+    return bool(done)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        return building.load(Path(__file__).with_name("native.cpp"))
+    except OSError:
+        return None

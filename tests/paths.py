@@ -1,0 +1,31 @@
+"""The ways in which BSAM makes its steps, each to be had by name."""
+
+import warnings
+
+import pytest
+import torch
+
+from bsam import kernels, native
+
+OPTIONS = {
+    "loop": {"foreach": False},
+    "foreach": {"foreach": True},
+    "native": {"compiled": True},
+    "torch.compile": {"compiled": True},
+    "capturable": {"capturable": True},
+}
+COMPILED = ["native", "torch.compile"]
+
+
+def options(path, monkeypatch):
+    """Return the options of a path, having seen to it that they lead there; skip if they cannot."""
+    cpu = torch.device("cpu")
+    if path == "native" and not native.works(cpu, torch.float32):
+        pytest.skip("no C++ compiler to build kernels with")
+    if path == "torch.compile":
+        monkeypatch.setattr(native, "works", lambda *_: False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if not kernels.works(cpu, torch.float32):
+                pytest.skip("no working C++ compiler for torch.compile")
+    return OPTIONS[path]
