@@ -3,7 +3,7 @@
 Run:  .venv/bin/python benchmarks/growth.py            (under three minutes of two cores)
       .venv/bin/python benchmarks/growth.py --quick    (two sizes of each, 2 rounds; not saved)
 
-A step is step([closure, ...]) with closures that only hand out gradients, as in optimizer_step.py;
+A step is step([closure, ...]) with closures that hand out fresh gradients, as in optimizer_step.py;
 the yardstick is one step of fused AdamW over the same weights, which knows no sub-batches. One
 process, interleaved, best of the rounds, in milliseconds and as a multiple of AdamW's. Below each
 table what the last step of it adds: nanoseconds for a further weight, microseconds for a further
@@ -17,7 +17,7 @@ from typing import Any
 
 import timing
 import torch
-from optimizer_step import PATHS
+from optimizer_step import PATHS, Given, after
 
 import bsam
 
@@ -37,27 +37,13 @@ def sizes(weights: int, tensors: int) -> list[int]:
     return [small + (number < longer) for number in range(tensors)]
 
 
-def steps(weights: int, tensors: int, sub_batches: int) -> dict[str, Callable[[], Any]]:
+def steps(given: Given, sub_batches: int) -> dict[str, Callable[[], Any]]:
     """Return a step of each optimizer, by name, all over the same weights."""
-    params = [
-        torch.nn.Parameter(torch.randn(size, device=DEVICE)) for size in sizes(weights, tensors)
-    ]
-    gradients = [0.01 * torch.randn_like(p) for p in params]
-
-    def closure() -> None:
-        for p, gradient in zip(params, gradients, strict=True):
-            p.grad = gradient
-
-    adamw = torch.optim.AdamW(params, lr=1e-4, fused=True)
-
-    def yardstick() -> None:
-        closure()
-        adamw.step()
-
-    calls: dict[str, Callable[[], Any]] = {YARDSTICK: yardstick}
+    adamw = torch.optim.AdamW(given.params, lr=1e-4, fused=True)
+    calls: dict[str, Callable[[], Any]] = {YARDSTICK: after(given, adamw.step)}
     for name, path in PATHS.items():
-        optimizer = bsam.BSAM(params, lr=1e-4, num_data=1e4, seed=0, **path)
-        calls[name] = lambda optimizer=optimizer: optimizer.step([closure] * sub_batches)
+        optimizer = bsam.BSAM(given.params, lr=1e-4, num_data=1e4, seed=0, **path)
+        calls[name] = lambda optimizer=optimizer: optimizer.step([given] * sub_batches)
     return calls
 
 
@@ -66,7 +52,15 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return a row for each optimizer."""
     rounds = rounds or max(3, min(31, BUDGET // (weights * sub_batches), 40_000 // tensors))
-    times = timing.interleaved(steps(weights, tensors, sub_batches), rounds, warmup=2)
+    params = [
+        torch.nn.Parameter(torch.randn(size, device=DEVICE)) for size in sizes(weights, tensors)
+    ]
+    given = Given(params)
+
+    def prepare(name: str) -> None:
+        given.prepare(1 if name == YARDSTICK else 2 * sub_batches)
+
+    times = timing.interleaved(steps(given, sub_batches), rounds, warmup=2, prepare=prepare)
     gc.collect()  # parameters and closures refer to each other; the next line may need the memory
     best = {name: min(each) for name, each in times.items()}
     return [

@@ -100,12 +100,11 @@ def measure(shapes: list[tuple[int, ...]], repeats: int) -> dict[str, dict[str, 
     """Return the best time of each optimizer over these shapes, and that of its first step."""
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     given = Given(params)
-    times: dict[str, list[float]] = {}
     steps = steps_of(params, given)
-    for _ in range(repeats + 2):
-        for name, (passes, step) in steps.items():
-            given.prepare(passes)
-            times.setdefault(name, []).extend(timing.interleaved({name: step}, 1, warmup=0)[name])
+    calls = {name: step for name, (_, step) in steps.items()}
+    times = timing.interleaved(
+        calls, repeats + 2, warmup=0, prepare=lambda name: given.prepare(steps[name][0])
+    )
     return {name: {"first": each[0], "best": min(each[2:])} for name, each in times.items()}
 
 

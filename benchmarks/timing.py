@@ -19,7 +19,10 @@ PACKAGES = ("torch", "jax", "optax", "ivon-opt", "pytorch-optimizer", "triton")
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1
+    calls: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    warmup: int = 1,
+    prepare: Callable[[str], None] = lambda _: None,
 ) -> dict[str, list[float]]:
     """Time calls in turn, so that a slow moment of the machine meets all of them.
 
@@ -27,6 +30,7 @@ def interleaved(
         calls: by name.
         repeats: how many timed rounds.
         warmup: rounds before them, for compilers and caches.
+        prepare: what to do before each call, given its name; not timed.
 
     Returns:
         Milliseconds of every timed round, by name; on a GPU each ends with all work done.
@@ -34,6 +38,7 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warmup + repeats):
         for name, call in calls.items():
+            prepare(name)
             _finish_work()
             start = time.perf_counter()
             call()

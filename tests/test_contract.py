@@ -123,6 +123,27 @@ def test_gradients_that_a_user_sets_and_keeps_are_not_changed(make, loss_scale):
 
 
 @both
+def test_a_gradient_that_a_user_puts_between_sub_batches_is_not_changed(make):
+    """Though the means that it takes the place of are changed in place."""
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = make([p])
+
+    def closure():
+        p.grad = torch.ones(3)
+
+    pair(optimizer, closure)
+    pair(optimizer, closure)
+    p.grad = mine = torch.full((3,), 4.0)
+    pair(optimizer, closure)
+    assert p.grad.tolist() == [3.0] * 3
+    ours = p.grad
+    pair(optimizer, closure)
+    assert p.grad is ours
+    assert ours.tolist() == [2.5] * 3
+    assert mine.tolist() == [4.0] * 3
+
+
+@both
 def test_a_parameter_without_gradient_in_one_sub_batch_counts_as_zero(make):
     left, right = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
     twin_l, twin_r = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))

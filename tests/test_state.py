@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 
+import paths
 import pytest
 import torch
 from scenarios import Problem, batch, closure_for, identical, mlp
@@ -193,10 +194,15 @@ def test_sam_refuses_the_state_of_bsam():
         sam_over(problem.params).load_state_dict(state)
 
 
-def test_state_follows_a_model_that_is_cast():
+@pytest.mark.parametrize("path", paths.OPTIONS)
+@pytest.mark.parametrize("steps", [0, 1])
+def test_state_follows_a_model_that_is_cast(path, steps, monkeypatch):
     model, (x, y) = mlp(), batch()
-    optimizer = bsam_over(model.parameters())
-    optimizer.step(closure_for(model, x, y))
+    options = paths.options(path, monkeypatch)
+    optimizer = bsam.BSAM(model.parameters(), lr=0.1, num_data=20, **options)
+    optimizer.step()  # makes state
+    for _ in range(steps):
+        optimizer.step(closure_for(model, x, y))
     s = [optimizer.state[p]["s"].clone() for p in model.parameters()]
     model.double()
     optimizer.step(closure_for(model, x.double(), y))

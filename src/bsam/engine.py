@@ -179,8 +179,7 @@ class TwoPassOptimizer(GroupedOptimizer):
             second, overflow_now = self._collect(params, loss_scale, used)
         if overflow or overflow_now:
             second |= scaling.overflowed(present(second))
-        for p in seen - present(second).keys():
-            second[p] = torch.zeros_like(p)
+        second |= {p: torch.zeros_like(p) for p in seen - present(second).keys()}
         self._merge(second, share)
         self._record(record, share)
         self._weight_sum += pair_weight
@@ -199,6 +198,7 @@ class TwoPassOptimizer(GroupedOptimizer):
             # The mean so far is still the tensor that the first backward left. Its memory may not
             # be ours to keep: DDP's gradients are views of buckets that each backward overwrites.
             outside = [None if gradient is None else gradient.clone() for gradient in outside]
+            self._averaged = {p: outside[i] for i, p in enumerate(params) if p in self._averaged}
         with ExitStack() as stack:
             if not self._in_closures:
                 stack.callback(self._return_to_mean)
@@ -240,9 +240,10 @@ class TwoPassOptimizer(GroupedOptimizer):
     def _merge(self, gradients: Gradients, share: float) -> None:
         for p, gradient in gradients.items():
             so_far = p.grad if p in self._averaged else None  # else it is from outside
-            p.grad = checks.running_mean(so_far, gradient, share)
+            ours = self._averaged.get(p) is so_far
+            p.grad = checks.running_mean(so_far, gradient, share, in_place=ours)
             if p.grad is not None:
-                self._averaged.add(p)
+                self._averaged[p] = None if so_far is None else p.grad
 
     def _mean_gradients(self) -> dict[Tensor, Tensor]:
         """What the step is made of: parameters that took part and still want to be moved."""
@@ -320,8 +321,8 @@ class TwoPassOptimizer(GroupedOptimizer):
         try:
             # Whoever clips or unscales has had its hands on the gradients since perturbed().
             if self._looks_at_gradients():
-                mean = self._mean_gradients()
-                checks.require_finite(mean, "perturbed", self._label, self._all_finite)
+                recorded = self._mean_gradients()
+                checks.require_finite(recorded, "perturbed", self._label, self._all_finite)
             self._update()
         finally:
             self._discard()
@@ -367,7 +368,7 @@ class TwoPassOptimizer(GroupedOptimizer):
         """Forget the sub-batches recorded so far."""
         self._open: _OpenPair | None = None
         self._weight_sum = 0.0
-        self._averaged: set[Tensor] = set()  # whose .grad is the mean so far
+        self._averaged: dict[Tensor, Tensor | None] = {}  # whose .grad is the mean; it, if ours
         self._sub_batches = 0
         self._in_closures = 0  # how many sub-batches, all of them closures, the step has
         self._aside = Aside()  # the mean, while the weights are elsewhere

@@ -163,13 +163,19 @@ def norms(tensors: list[Tensor], order: float, dtype: torch.dtype | None = None)
     return torch.stack([norm.to(each[0].device) for norm in each])
 
 
-def running_mean(mean: Tensor | None, value: Tensor | None, share: float) -> Tensor | None:
+def running_mean(
+    mean: Tensor | None, value: Tensor | None, share: float, *, in_place: bool
+) -> Tensor | None:
     """Return a weighted mean with a value folded in that has the given share; None is zeros.
 
-    Nothing is changed in place: gradients may be the user's own tensors, used again next time.
+    Args:
+        mean: so far.
+        value: never changed: gradients may be the user's own tensors, used again next time.
+        share: of the value.
+        in_place: change mean.
     """
-    if value is None:
-        return None if mean is None else mean * (1.0 - share)
     if mean is None:
-        return value if share == 1.0 else value * share
-    return mean.lerp(value, share)
+        return value if value is None or share == 1.0 else value * share
+    if value is None:
+        return mean.mul_(1.0 - share) if in_place else mean * (1.0 - share)
+    return mean.lerp_(value, share) if in_place else mean.lerp(value, share)

@@ -41,6 +41,7 @@ class LearnedVariances(TwoPassOptimizer):
 
     @torch.no_grad()
     def _to_sample(self, params: list[Tensor]) -> None:
+        self._split = {}  # parameters may have changed device or dtype since
         self._create_state()
         drawn: dict[Tensor, Tensor] = {}
         if getattr(self.draw_noise, "__func__", None) is not LearnedVariances.draw_noise:
@@ -105,7 +106,7 @@ class LearnedVariances(TwoPassOptimizer):
     @torch.no_grad()
     def _record(self, record: Gradients, share: float) -> None:
         for p in list(record):
-            mean = running_mean(self._scales.get(p), record.pop(p), share)
+            mean = running_mean(self._scales.get(p), record.pop(p), share, in_place=True)
             if mean is not None:
                 self._scales[p] = mean
 
@@ -265,7 +266,7 @@ class LearnedVariances(TwoPassOptimizer):
         return [self.state[p][name] for p in params]
 
     def _bundles(self, params: list[Tensor]) -> list[tuple[dict[str, Any], list[Tensor]]]:
-        """Return (group, parameters of one device and dtype), split once in a step."""
+        """Return (group, parameters of one device and dtype), split once for a sub-batch."""
         key = tuple(map(id, params))
         if key not in self._split:
             self._split[key] = list(self._new_bundles(set(params)))
