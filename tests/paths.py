@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from bsam import kernels, native
+from bsam import building, kernels, native
 
 OPTIONS = {
     "loop": {"foreach": False},
@@ -17,11 +17,20 @@ OPTIONS = {
 COMPILED = ["native", "torch.compile"]
 
 
+def require_native():
+    """Skip where there is no compiler; fail where there is one and the kernels do not build."""
+    try:
+        building._compiler()
+    except OSError as error:
+        pytest.skip(str(error))
+    assert native.works(torch.device("cpu"), torch.float32)
+
+
 def options(path, monkeypatch):
     """Return the options of a path, having seen to it that they lead there; skip if they cannot."""
     cpu = torch.device("cpu")
-    if path == "native" and not native.works(cpu, torch.float32):
-        pytest.skip("no C++ compiler to build kernels with")
+    if path == "native":
+        require_native()
     if path == "torch.compile":
         monkeypatch.setattr(native, "works", lambda *_: False)
         with warnings.catch_warnings():

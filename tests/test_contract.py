@@ -144,6 +144,73 @@ def test_a_gradient_that_a_user_puts_between_sub_batches_is_not_changed(make):
 
 
 @both
+def test_parameters_frozen_in_one_sub_batch_or_the_other(make):
+    a, b = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = make([a, b])
+
+    def closure_over(p):
+        def closure():
+            p.grad = torch.ones(3)
+
+        return closure
+
+    for p, frozen in ((a, b), (b, a)):
+        frozen.requires_grad_(False)
+        pair(optimizer, closure_over(p))
+        frozen.requires_grad_(True)
+    optimizer.step()
+    assert (a != 1).all()
+    assert (b != 1).all()
+
+    def freezing():
+        closure_over(a)()
+        a.requires_grad_(False)
+        if optimizer.phase == "perturbed" and a.grad is None:
+            raise ZeroDivisionError
+
+    def failing():
+        raise ZeroDivisionError
+
+    a.requires_grad_(True)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step([closure_over(a), freezing, failing])
+    assert a.grad is None
+
+
+@both
+def test_a_group_that_is_exchanged_before_the_step(make):
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = make([p])
+
+    def closure():
+        p.grad = torch.ones(3)
+
+    pair(optimizer, closure)
+    if make is sam_over:
+        optimizer.param_groups[0]["lr"] = 0.0
+    else:
+        optimizer.param_groups[0] = {**optimizer.param_groups[0], "lr": 0.0}
+    optimizer.step()
+    assert (p == 1).all()
+
+
+@both
+def test_sub_batches_in_inference_mode_and_outside(make):
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = make([p])
+
+    def closure():
+        p.grad = torch.ones(3)
+
+    with torch.inference_mode():
+        for _ in range(2):
+            pair(optimizer, closure)
+    pair(optimizer, closure)
+    assert p.grad.tolist() == [1.0] * 3
+    optimizer.step()
+
+
+@both
 def test_a_parameter_without_gradient_in_one_sub_batch_counts_as_zero(make):
     left, right = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
     twin_l, twin_r = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))

@@ -15,16 +15,17 @@ import torch
 from torch import nn
 
 import bsam
-from bsam import borrowing, building, eager, native, noise
+from bsam import borrowing, building, eager, kernels, native, noise
 from bsam import gradients as checks
 
 CPU = torch.device("cpu")
 SOURCE = Path(native.__file__).with_name("native.cpp")
 SMALL = 'extern "C" int answer() { return 42; }\n'
 
-pytestmark = pytest.mark.skipif(
-    not native.works(CPU, torch.float32), reason="no C++ compiler to build kernels with"
-)
+
+@pytest.fixture(scope="module", autouse=True)
+def native_works():
+    paths.require_native()
 
 
 # ------------------------------------------------------------------ building
@@ -58,22 +59,43 @@ def test_another_source_is_another_library(small, tmp_path):
     assert len(kept(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"\x7fELF and no more"])
-def test_a_damaged_library_is_built_again(small, tmp_path, content):
-    building._keep(small, tmp_path / "cache" / "bsam" / building_name(small))
+@pytest.mark.parametrize("damage", ["empty", "half", "zeros at the end"])
+def test_a_damaged_library_is_built_again(small, tmp_path, damage):
+    """Loading such a one may end the process, so it must not be tried."""
+    code = "import sys; from bsam import building; from pathlib import Path; "
+    code += "assert building.load(Path(sys.argv[1])).answer() == 42"
+    run = [sys.executable, "-c", code, str(small)]
+    subprocess.run(run, check=True)
     (library,) = kept(tmp_path)
-    library.write_bytes(content)
+    whole = library.read_bytes()
+    damaged = {
+        "empty": b"",
+        "half": whole[: len(whole) // 2],
+        "zeros at the end": whole[:4096] + bytes(len(whole) - 4096),
+    }
+    library.write_bytes(damaged[damage])
+    subprocess.run(run, check=True)
+    assert library.read_bytes() == whole
+
+
+def test_on_another_processor_it_is_built_again(small, tmp_path, monkeypatch):
+    building.load(small)
+    told = building._processor()
+    monkeypatch.setattr(building, "_processor", lambda: told + "another")
+    building.load(small)
+    assert len(kept(tmp_path)) == 2
+
+
+def test_what_was_built_needs_no_compiler(small, monkeypatch):
+    building.load(small)
+    monkeypatch.setenv("CXX", "false")
     assert building.load(small).answer() == 42
-    assert library.read_bytes() != content
-
-
-def building_name(source):
-    return f"{source.stem}-{building._digest(source, building._compiler())}.so"
 
 
 @pytest.mark.parametrize("cache", ["a file", "no home"])
 def test_where_nothing_can_be_kept_it_is_built_all_the_same(small, tmp_path, monkeypatch, cache):
     monkeypatch.setenv("XDG_CACHE_HOME", "somewhere" if cache == "no home" else str(small))
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     monkeypatch.chdir(tmp_path)
     assert building.load(small).answer() == 42
     assert sorted(tmp_path.iterdir()) == [small]
@@ -96,10 +118,20 @@ def test_the_compiler_can_be_named(small, monkeypatch, tmp_path):
     assert called.exists()
 
 
-@pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])
+@pytest.mark.parametrize("compiler", ["/nowhere/cxx", "false", "cxx 'unfinished"])
 def test_a_compiler_that_fails(small, monkeypatch, compiler):
     monkeypatch.setenv("CXX", compiler)
     with pytest.raises(OSError, match=compiler.rsplit("/", 1)[-1]):
+        building.load(small)
+
+
+def test_a_compiler_of_few_words(small, monkeypatch, tmp_path):
+    """In no encoding at all."""
+    mine = tmp_path / "mine"
+    mine.write_text("#!/bin/sh\nprintf '\\377' >&2; exit 1\n")
+    mine.chmod(mine.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CXX", str(mine))
+    with pytest.raises(OSError, match="failed"):
         building.load(small)
 
 
@@ -110,10 +142,34 @@ def test_a_source_that_does_not_compile(small, tmp_path):
     assert not kept(tmp_path)
 
 
-def test_elsewhere_than_on_linux(small, monkeypatch):
+def test_where_it_does_not_build_torch_compile_takes_its_place(monkeypatch, tmp_path):
+    """With one warning, which has the compiler's words."""
+    broken = tmp_path / "native.cpp"
+    broken.write_text("this is not C++\n")
+
+    def load(_, plain=building.load):
+        return plain(broken)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(building, "load", load)
+    native._library.cache_clear()
+    p = nn.Parameter(torch.ones(3))
+    try:
+        optimizer = bsam.BSAM([p], 0.1, num_data=10, compiled=True)
+        with pytest.warns(UserWarning, match=r"error: expected.*torch\.compile") as seen:
+            optimizer.step(lambda: p.square().sum().backward())
+        assert len(seen) == 1
+        optimizer.step(lambda: p.square().sum().backward())
+    finally:
+        native._library.cache_clear()
+        kernels._works.cache_clear()
+    assert (p != 1).all()
+
+
+def test_elsewhere_than_on_linux_nothing_is_built_or_said(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(OSError, match="win32"):
-        building.load(small)
+    assert not native.works(CPU, torch.float32)
+    assert not native.why_not(CPU, torch.float32)
 
 
 def test_no_second_openmp_is_loaded():
@@ -133,7 +189,7 @@ assert loaded() == before, loaded()
 # ------------------------------------------------------------------ what the lines read and write
 
 
-def problem(dtype, shapes=((70_000,), (300, 7), (), (0,), (2049,))):
+def problem(dtype, shapes=((130_000,), (300, 7), (), (0,), (2049,))):
     """Weights, mean, exp_avg, s, gradients, first gradients, scales, noise."""
     generator = torch.Generator().manual_seed(0)
 
@@ -169,8 +225,10 @@ def all_lines(lines, p):
     after.append([t.clone() for t in w])
     lines.perturb(w, m, g, s, rho=0.05)
     after.append([t.clone() for t in w])
+    new = [torch.full_like(t, math.nan) for t in p["scales"]]
+    lines.perturb_and_scale(w, m, g, s, new, rho=0.05, share=1.0)
     lines.perturb_and_scale(w, m, p["first"], s, p["scales"], rho=0.05, share=0.3)
-    after.append([t.clone() for t in (*w, *p["scales"])])
+    after.append([t.clone() for t in (*w, *new, *p["scales"])])
     for order, scaled in itertools.product(("precision_first", "mean_first"), (True, False)):
         scales = p["scales"] if scaled else p["first"]
         lines.update(w, m, p["exp_avg"], s, g, scales, scaled=scaled, order=order, **NUMBERS)
@@ -218,6 +276,7 @@ ODD = {
     "another dtype": lambda t: t.double(),
     "negated lazily": lambda t: torch._neg_view(-t),
     "a subclass": lambda t: t.as_subclass(Mine),
+    "zero without memory": lambda t: torch._efficientzerotensor(t.shape),
 }
 
 
@@ -268,6 +327,17 @@ def test_not_finite_is_told_of_what_kernels_cannot_read(odd):
     assert not native.perturb(*arguments, rho=0.1)
 
 
+@pytest.mark.parametrize("name", ["mean", "exp_avg", "s", "gradients", "scales"])
+@pytest.mark.parametrize("shape", [(2, 3), (7,), (5,)])
+def test_memory_beyond_a_tensors_end_is_left_alone(name, shape):
+    """Shapes that disagree are an error, as on the other paths."""
+    p = problem(torch.float32, shapes=((3, 2),))
+    p[name] = [torch.ones(shape)]
+    lists = [p[n] for n in ("weights", "mean", "exp_avg", "s", "gradients", "scales")]
+    with pytest.raises(RuntimeError, match=r"size|shape"):
+        native.update(*lists, order="mean_first", **NUMBERS)
+
+
 def test_autograd_notices_that_weights_moved():
     w = torch.ones(3, requires_grad=True)
     loss = (w * w).sum()
@@ -304,7 +374,7 @@ def test_much_is_kept_bit_for_bit(offset):
     place = torch.zeros(count + offset)[offset:]
     before = weights.clone()
     s, done = torch.ones(count), ctypes.c_bool()
-    native.keep_and_sample([weights], [place], [s], [3], key=1, num_data=1.0, done=done)
+    assert native.keep_and_sample([weights], [place], [s], [3], key=1, num_data=1.0, done=done)
     assert torch.equal(place, before)
     assert (weights - before).std() == pytest.approx(1.0, abs=0.01)
 
@@ -359,6 +429,49 @@ def test_ctrl_c_straight_after_the_weights_moved(after, monkeypatch):
 def by_contexts(optimizer):
     with optimizer.sampled():
         pass
+
+
+@pytest.mark.parametrize("path", paths.OPTIONS)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_weights_that_share_memory_come_back(path, groups, monkeypatch):
+    """Tied by their storage: none may be copied when another has moved it."""
+    whole = torch.randn(100)
+    a, b, c = nn.Parameter(whole), nn.Parameter(whole.view(50, 2)), nn.Parameter(whole[90:])
+    params = [a, b, c] if groups == 1 else [{"params": [a, c]}, {"params": [b]}]
+    options = paths.options(path, monkeypatch)
+    optimizer = bsam.BSAM(params, 0.1, num_data=2, seed=0, **options)
+    before = whole.clone()
+    with optimizer.sampled():
+        assert not torch.equal(whole, before)
+    assert torch.equal(whole, before)
+    optimizer.zero_grad()
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(lambda: 1 / 0)
+    assert torch.equal(whole, before)
+
+
+def test_ctrl_c_with_several_bundles(monkeypatch):
+    """Of which one has moved, one not, and one is of a dtype that has no kernels."""
+    dtypes = (torch.float32, torch.float64, torch.float32)
+    params = [nn.Parameter(torch.randn(50, dtype=dtype)) for dtype in dtypes]
+    groups = [{"params": params[:2]}, {"params": params[2:]}]
+    optimizer = bsam.BSAM(groups, 0.1, num_data=2, seed=0, compiled=True)
+    before = [p.detach().clone() for p in params]
+    plain, calls = native._call, []
+
+    def interrupted(*arguments):
+        result = plain(*arguments)
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(native, "_call", interrupted)
+    with pytest.raises(KeyboardInterrupt), optimizer.sampled():
+        pass
+    moved = [arguments[0] for arguments in calls]
+    assert moved == ["keep_and_sample_float", "keep_and_sample_double"]
+    assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))
 
 
 # ------------------------------------------------------------------ in a step

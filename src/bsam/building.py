@@ -7,11 +7,12 @@ where an extension of torch takes half a minute, and what comes of it fits every
 import ctypes
 import hashlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from bsam.files import written_whole
@@ -25,34 +26,39 @@ _FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
 def load(source: Path) -> ctypes.CDLL:
     """Build a source for this machine and load it; the next process finds it built.
 
-    It is kept in ``$XDG_CACHE_HOME/bsam``, else ``~/.cache/bsam``; where nothing can be kept, each
-    process builds it. The compiler is ``$CXX``, else ``g++`` or ``c++``. Threads are those of the
-    OpenMP that torch has loaded: those of a second one would fight with them for the processor.
+    It is kept in ``$XDG_CACHE_HOME/bsam``, else ``~/.cache/bsam``, and needs no compiler from then
+    on; where nothing can be kept, each process builds it. The compiler is ``$CXX``, else ``g++`` or
+    ``c++``. Threads are those of the OpenMP that torch has loaded: those of a second one would
+    fight with them for the processor.
 
     Args:
         source: a C++ file.
 
     Raises:
-        OSError: if this is not Linux, if there is no compiler, or if it or the loader failed.
+        OSError: if there is no compiler, or if it or the loader failed, as one for another system
+            than Linux may.
     """
-    if sys.platform != "linux":
-        raise OSError(f"kernels are built on Linux alone, and this is {sys.platform}")
-    compiler = _compiler()
-    name = f"{source.stem}-{_digest(source, compiler)}.so"
-    kept = _cache() / name
-    if kept.exists():
-        try:
-            return ctypes.CDLL(str(kept))
-        except OSError:
-            pass  # damaged, or of another system that shares this home: built again
+    name = f"{source.stem}-{_digest_of(source)}"
+    cache = _cache()
+    for kept in cache.glob(f"{name}-*.so") if cache else ():
+        with suppress(OSError):  # of another system that shares this home
+            # Of a damaged one, loading may be the end of the process.
+            if kept.name == _name_of(name, kept):
+                return ctypes.CDLL(str(kept))
     with tempfile.TemporaryDirectory() as folder:
-        built = Path(folder) / name
-        _build(source, compiler, built)
-        return ctypes.CDLL(str(kept if _keep(built, kept) else built))
+        built = Path(folder) / "built.so"
+        _build(source, _compiler(), built)
+        if cache:
+            _keep(built, cache / _name_of(name, built))
+        return ctypes.CDLL(str(built))
 
 
 def _compiler() -> list[str]:
-    if given := shlex.split(os.environ.get("CXX", "")):
+    try:
+        given = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise OSError(f"CXX={os.environ['CXX']!r}: {error}") from error
+    if given:
         return given
     found = shutil.which("g++") or shutil.which("c++")
     if found is None:
@@ -60,33 +66,36 @@ def _compiler() -> list[str]:
     return [found]
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "bsam"
+def _cache() -> Path | None:
+    given = (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))
+    # Relative ones are to be ignored; that of the home is relative where no home is known.
+    return next((Path(each) / "bsam" for each in given if os.path.isabs(each)), None)
 
 
-def _keep(built: Path, kept: Path) -> bool:
-    if not kept.is_absolute():  # no home is known
-        return False
-    try:
+def _keep(built: Path, kept: Path) -> None:
+    with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(kept) as temporary:
             shutil.copyfile(built, temporary)
-    except OSError:
-        return False
-    return True
 
 
-def _digest(source: Path, compiler: list[str]) -> str:
-    """Tell apart all that decides what is built: unlike machines may share a home."""
-    parts = [source.read_text(), _run([*compiler, "--version"]), *compiler, *_FLAGS, _processor()]
+def _name_of(name: str, library: Path) -> str:
+    """Return the name of a library to be kept, which tells what is in it."""
+    return f"{name}-{hashlib.sha256(library.read_bytes()).hexdigest()[:16]}.so"
+
+
+def _digest_of(source: Path) -> str:
+    """Tell apart what decides whether a library will do: unlike machines may share a home."""
+    parts = [source.read_text(), *_FLAGS, platform.machine(), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _processor() -> str:
-    """What the system says of the processor's kind and its instructions."""
+    """What the system says of the processor's kind and instructions, else the machine's name."""
     told = ("model name", "flags", "Features", "CPU part")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return "\n".join(sorted({line for line in lines if line.startswith(told)}))
+    kinds = sorted({line for line in lines if line.startswith(told)})
+    return "\n".join(kinds or [platform.node()])
 
 
 def _build(source: Path, compiler: list[str], built: Path) -> None:
@@ -96,8 +105,9 @@ def _build(source: Path, compiler: list[str], built: Path) -> None:
     _run([*compiler, "-shared", str(parts), "-o", str(built)])
 
 
-def _run(command: list[str]) -> str:
+def _run(command: list[str]) -> None:
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
     except subprocess.CalledProcessError as error:
-        raise OSError(f"{shlex.join(command)} failed: {error.stderr.strip()}") from error
+        words = error.stderr.split()[:60]
+        raise OSError(f"{shlex.join(command)} failed: {' '.join(words)}") from error

@@ -138,9 +138,9 @@ class TwoPassOptimizer(GroupedOptimizer):
     ) -> Generator[None, None, None]:
         """Take the second gradient of the sub-batch: forward and backward go inside, once more.
 
-        After it ``.grad`` is the mean of the second gradients over the sub-batches so far, there to
-        be clipped; ``step()`` reads it. With a scaler it is still scaled, and ``scaler.unscale_``
-        may come first.
+        After it ``.grad`` is the mean of the second gradients over the sub-batches so far (further
+        ones change it in place), there to be clipped; ``step()`` reads it. With a scaler it is
+        still scaled, and ``scaler.unscale_`` may come first.
 
         Args:
             weight: as for :meth:`sampled`; given to one of the two, it holds for both.
@@ -198,7 +198,7 @@ class TwoPassOptimizer(GroupedOptimizer):
             # The mean so far is still the tensor that the first backward left. Its memory may not
             # be ours to keep: DDP's gradients are views of buckets that each backward overwrites.
             outside = [None if gradient is None else gradient.clone() for gradient in outside]
-            self._averaged = {p: outside[i] for i, p in enumerate(params) if p in self._averaged}
+            self._averaged |= {p: outside[i] for i, p in enumerate(params) if p in self._averaged}
         with ExitStack() as stack:
             if not self._in_closures:
                 stack.callback(self._return_to_mean)

@@ -172,8 +172,9 @@ def running_mean(
         mean: so far.
         value: never changed: gradients may be the user's own tensors, used again next time.
         share: of the value.
-        in_place: change mean.
+        in_place: change mean, if that is allowed where we are.
     """
+    in_place = in_place and mean is not None and not mean.is_inference()
     if mean is None:
         return value if value is None or share == 1.0 else value * share
     if value is None:

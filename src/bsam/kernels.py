@@ -153,18 +153,19 @@ def _compiled(kernel: Kernel) -> Any:
     return torch.compile(kernel, dynamic=True, fullgraph=True)
 
 
-def works(device: torch.device, dtype: torch.dtype) -> bool:
+def works(device: torch.device, dtype: torch.dtype, better: str = "") -> bool:
     """Return whether kernels can be compiled for weights of a kind; warn once where not.
 
     Args:
         device: of the weights.
         dtype: of the weights.
+        better: why what would be better than these kernels is not there, to be told in a warning.
     """
-    return _works(device.type, dtype)
+    return _works(device.type, dtype, better)
 
 
 @functools.cache
-def _works(device: str, dtype: torch.dtype) -> bool:
+def _works(device: str, dtype: torch.dtype, better: str) -> bool:
     weights = torch.zeros(2, device=device, dtype=dtype)
     s = torch.ones(2, device=device, dtype=state_dtype(weights))
     try:
@@ -173,11 +174,17 @@ def _works(device: str, dtype: torch.dtype) -> bool:
             others = (weights.clone(), weights.clone(), s)
             call(perturb, weights, *others, torch.zeros(1, dtype=torch.float64, device=device))
     except Exception as error:  # whatever a missing or broken compiler raises
-        reason = " ".join(str(error).split()[:30]) or type(error).__name__
+        reason = better or " ".join(str(error).split()[:30]) or type(error).__name__
         warnings.warn(
-            f"compiled=True: no kernel could be compiled for {device} ({reason}); the steps "
-            "go on uncompiled, with the same numbers. Install a C++ compiler, or leave it out.",
+            f"compiled=True: no kernel could be compiled for {device} ({reason}); the steps go on "
+            "uncompiled, with the same numbers to rounding. Have a C++ compiler, or leave it out.",
             stacklevel=2,
         )
         return False
+    if better:
+        warnings.warn(
+            f"compiled=True: {better}; torch.compile takes its place, with the same numbers to "
+            "rounding, and takes longer to compile and at each step.",
+            stacklevel=2,
+        )
     return True

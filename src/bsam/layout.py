@@ -6,6 +6,7 @@ one of their size.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy
 import torch
@@ -53,6 +54,31 @@ def lie_alike(tensors: Sequence[Tensor]) -> bool:
     if all(t.is_contiguous() for t in tensors):
         return True
     return all(in_order(t, tensors[0]).is_contiguous() for t in tensors)
+
+
+def overlap(tensors: Sequence[Tensor]) -> bool:
+    """Return whether any two tensors may share memory.
+
+    Args:
+        tensors: any.
+
+    Example:
+        >>> import torch
+        >>> from bsam.layout import overlap
+        >>> whole = torch.zeros(6)
+        >>> overlap([whole[:3], whole[3:]]), overlap([whole[:4], whole[3:]])
+        (False, True)
+    """
+    spans = sorted((t.data_ptr(), t.data_ptr() + _extent(t)) for t in tensors if t.numel())
+    return any(start < end for (_, end), (start, _) in pairwise(spans))
+
+
+def _extent(tensor: Tensor) -> int:
+    """How many bytes lie between a tensor's first and last element, with them."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return (1 + sum((size - 1) * stride for size, stride in steps)) * tensor.itemsize
 
 
 def flat_alike(tensors: Sequence[Tensor]) -> list[Tensor] | None:

@@ -6,6 +6,7 @@ small ones; calls and copies took longer than the arithmetic. Here a line is one
 
 import ctypes
 import functools
+import sys
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +34,22 @@ def works(device: torch.device, dtype: torch.dtype) -> bool:
         device: of the weights.
         dtype: of the weights.
     """
-    return device.type == "cpu" and dtype in _TYPES and _library() is not None
+    return _meant(device, dtype) and not why_not(device, dtype)
+
+
+def why_not(device: torch.device, dtype: torch.dtype) -> str:
+    """Return why there are no kernels for weights of a kind where there should be, else "".
+
+    Args:
+        device: of the weights.
+        dtype: of the weights.
+    """
+    library = _library() if _meant(device, dtype) else None
+    return str(library) if isinstance(library, OSError) else ""
+
+
+def _meant(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and dtype in _TYPES and sys.platform == "linux"
 
 
 def sample(weights: Tensors, mean: Tensors, drawn: Tensors, s: Tensors, *, num_data: float) -> None:
@@ -210,21 +226,26 @@ def _over(
 def _odd(lists: Sequence[Tensors], dtypes: Sequence[torch.dtype]) -> list[int]:
     """Return which tensors do not lie in memory as kernels take them to."""
     odd = set[int]()
+    shapes = [t.shape for t in lists[0]]
     for tensors, dtype in zip(lists, dtypes, strict=True):
         odd.update(
             [i for i, t in enumerate(tensors) if not (_is_plain(t, dtype) and t.is_contiguous())]
         )
+        if [t.shape for t in tensors] != shapes:  # memory beyond a tensor's end is not ours
+            odd.update(i for i, t in enumerate(tensors) if t.shape != shapes[i])
     return sorted(i for i in odd if not _lie_alike([each[i] for each in lists], dtypes))
 
 
 def _lie_alike(tensors: Tensors, dtypes: Sequence[torch.dtype]) -> bool:
+    if any(t.shape != tensors[0].shape for t in tensors):
+        return False
     return all(map(_is_plain, tensors, dtypes)) and lie_alike(tensors)
 
 
 def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
     """Whether what a tensor means is what lies in its memory, as this dtype."""
     plain = type(tensor) in _PLAIN and tensor.dtype is dtype
-    return plain and tensor.is_cpu and not tensor.is_neg()
+    return plain and tensor.is_cpu and not (tensor.is_neg() or tensor._is_zerotensor())
 
 
 def _at(places: Sequence[int], *lists: Sequence[Any]) -> list[list[Any]]:
@@ -258,8 +279,8 @@ def _call(
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def _library() -> ctypes.CDLL | OSError:
     try:
         return building.load(Path(__file__).with_name("native.cpp"))
-    except OSError:
-        return None
+    except OSError as error:
+        return error

@@ -45,9 +45,10 @@ class BSAM(LearnedVariances):
             ``"mean_first"`` by the old one (the authors' released code).
         foreach: True works on lists of tensors, False on one tensor at a time (less memory, the
             same numbers); None chooses by device.
-        compiled: True runs the arithmetic by kernels compiled at first use (float32 results within
-            1e-6 of the others): C++ for a CPU under Linux, :func:`torch.compile` elsewhere. Where
-            there is no compiler it goes on without, with one warning.
+        compiled: True runs the arithmetic by kernels compiled at first use (float32 results of a
+            step within 1e-6 of the others): for a CPU under Linux C++ (float32, float64 and
+            bfloat16), elsewhere through :func:`torch.compile`. It needs a C++ compiler; where there
+            is none it goes on without, with one warning.
         capturable: True lets whole steps be captured in a CUDA graph: counters live on the device,
             gradients are not looked at for infinities, and lr may be a tensor there.
         seed: seed of the noise, in ``[0, 2**63)``; None draws one from torch's generator.

@@ -10,6 +10,7 @@ from bsam import compiled, eager, kernels, native, noise, options, states
 from bsam.dtypes import state_dtype
 from bsam.engine import TwoPassOptimizer
 from bsam.gradients import Gradients, owned, present, require_finite, running_mean
+from bsam.layout import overlap
 
 
 class LearnedVariances(TwoPassOptimizer):
@@ -47,23 +48,26 @@ class LearnedVariances(TwoPassOptimizer):
         if getattr(self.draw_noise, "__func__", None) is not LearnedVariances.draw_noise:
             drawn = dict(zip(params, self._checked_noise(params), strict=True))
         key, first = self._key(), dict(zip(params, self._first_elements(params), strict=True))
+        ways = [_kernels(group, bundle) for group, bundle in self._bundles(params)]
+        at_once = not drawn and all(way is native for way in ways) and not overlap(params)
+        if not at_once:
+            self._aside.take(params, self._room)  # all of them, before any moves
         for group, bundle in self._bundles(params):
             lines, s = _lines(group, bundle), self._states(bundle, "s")
             begin = [first[p] for p in bundle]
             about: dict[str, Any] = {"num_data": self._num_data_of_noise(group)}
             if drawn:
-                self._aside.take(bundle, self._room)
                 mean = self._aside.of(bundle)
                 lines.sample(bundle, mean, [drawn[p] for p in bundle], s, **about)
-            else:  # made where it is used, and never stored
-                about |= {"key": key}
-                if lines is native and self._aside.lacks(bundle):
-                    places = self._room(bundle)
-                    done = self._aside.promise(bundle, places)
-                    if native.keep_and_sample(bundle, places, s, begin, done=done, **about):
-                        continue
-                self._aside.take(bundle, self._room)
-                lines.sample_stream(bundle, self._aside.of(bundle), s, begin, **about)
+                continue
+            about |= {"key": key}  # noise is made where it is used, and never stored
+            if at_once and self._aside.lacks(bundle):
+                places = self._room(bundle)
+                done = self._aside.promise(bundle, places)
+                if native.keep_and_sample(bundle, places, s, begin, done=done, **about):
+                    continue
+            self._aside.take(bundle, self._room)
+            lines.sample_stream(bundle, self._aside.of(bundle), s, begin, **about)
 
     def _num_data_of_noise(self, group: dict[str, Any]) -> float:
         return group["num_data"]
@@ -112,6 +116,7 @@ class LearnedVariances(TwoPassOptimizer):
 
     @torch.no_grad()
     def _update(self) -> None:
+        self._split = {}  # groups may have been exchanged since
         gradients = self._mean_gradients()
         self._aside.put_back(without=gradients)
         for group, bundle in self._bundles(list(gradients)):
@@ -132,9 +137,7 @@ class LearnedVariances(TwoPassOptimizer):
                 damping=group["damping"],
                 order=group["order"],
             )
-            # For a number torch would make a tensor anew for each; alpha picks the other form.
-            one = torch.tensor(1.0, device="cpu")
-            torch._foreach_add_(self._states(bundle, "step"), one, alpha=1.0)
+            _count(self._states(bundle, "step"))
         calls = self.param_groups[0]["calls"]
         calls += 1  # in place where it is a tensor, so that a replayed graph counts too
         for group in self.param_groups:
@@ -197,6 +200,7 @@ class LearnedVariances(TwoPassOptimizer):
         if finite is False and self._looks_at_gradients():
             require_finite(first, "sampled", self._label, self._all_finite)
 
+    @torch.inference_mode(False)  # as for state
     def _room(self, params: list[Tensor]) -> list[Tensor]:
         """Return room for the mean; the compiled path keeps it, as fresh memory is a pass more."""
         room: dict[Tensor, Tensor] = {}
@@ -282,12 +286,22 @@ class LearnedVariances(TwoPassOptimizer):
                 yield group, bundle
 
 
+def _count(steps: list[Tensor]) -> None:
+    if all(step.is_cpu for step in steps):
+        # For a number torch would make a tensor anew for each; alpha picks the other form.
+        torch._foreach_add_(steps, torch.tensor(1.0, device="cpu"), alpha=1.0)
+    else:
+        torch._foreach_add_(steps, 1.0)
+
+
 def _kernels(group: dict[str, Any], bundle: list[Tensor]) -> Any:
     """Return the compiled way to work on parameters, None if it is not asked for or not there."""
     if not group["compiled"]:
         return None
     kind = (bundle[0].device, bundle[0].dtype)
-    return native if native.works(*kind) else compiled if kernels.works(*kind) else None
+    if native.works(*kind):
+        return native
+    return compiled if kernels.works(*kind, native.why_not(*kind)) else None
 
 
 def _lines(group: dict[str, Any], bundle: list[Tensor]) -> Any:
