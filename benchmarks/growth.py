@@ -1,7 +1,7 @@
 """How the cost of an optimizer step grows: with weights, with tensors, with sub-batches.
 
 Run:  .venv/bin/python benchmarks/growth.py            (under three minutes of two cores)
-      .venv/bin/python benchmarks/growth.py --quick    (two sizes of each, 2 rounds; not saved)
+      .venv/bin/python benchmarks/growth.py --quick    (does it run? two sizes, 2 rounds; not saved)
 
 A step is step([closure, ...]) with closures that hand out fresh gradients, as in optimizer_step.py;
 the yardstick is one step of fused AdamW over the same weights, which knows no sub-batches. One

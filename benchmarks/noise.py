@@ -6,6 +6,7 @@ Draws 11.2 million float32 numbers (the weights of a ResNet-18) with each, inter
 the best of 7 in milliseconds; for the stream also with other numbers of pairs worked on at a time.
 """
 
+import argparse
 import time
 
 import torch
@@ -22,21 +23,22 @@ def milliseconds(draw):
     return 1e3 * (time.perf_counter() - start)
 
 
-def stream(pairs):
-    """Draw with that many pairs at a time."""
-    noise._PAIRS_PER_PIECE_ON_CPU = pairs
+def stream(blocks):
+    """Draw with that many blocks at a time."""
+    noise._BLOCKS_PER_PIECE_ON_CPU = blocks
     noise.standard_normal(0, COUNT, seed=0, call=0, sub_batch=0)
 
 
 def main() -> None:
     """Print one line for each."""
-    default = noise._PAIRS_PER_PIECE_ON_CPU
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
+    default = noise._BLOCKS_PER_PIECE_ON_CPU
     draws = {
         "bsam.noise.standard_normal": lambda: stream(default),
         "torch.Tensor.normal_": lambda: torch.empty(COUNT).normal_(),
-        "2^14 pairs at a time": lambda: stream(2**14),
-        "2^18 pairs at a time": lambda: stream(2**18),
-        "2^22 pairs at a time": lambda: stream(2**22),
+        "2^14 pairs at a time": lambda: stream(2**4),
+        "2^18 pairs at a time": lambda: stream(2**8),
+        "2^22 pairs at a time": lambda: stream(2**12),
     }
     times = {name: [] for name in draws}
     for _ in range(REPEATS):
