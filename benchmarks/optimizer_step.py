@@ -1,6 +1,6 @@
 """The optimizer's own time for a step, gradients given: BSAM's paths, fused AdamW, rivals.
 
-Run:  .venv/bin/python benchmarks/optimizer_step.py     (3 minutes, tables at the end; needs a C++ compiler)
+Run:  .venv/bin/python benchmarks/optimizer_step.py     (3 minutes; needs a C++ compiler)
 
 ResNet-18's shapes (11.2 million weights in 62 tensors), 2,000 tensors of 1,000 elements, and one
 of 100 million; one process, interleaved, best of several, in milliseconds and as a multiple of

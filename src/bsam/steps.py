@@ -44,30 +44,40 @@ class LearnedVariances(TwoPassOptimizer):
     def _to_sample(self, params: list[Tensor]) -> None:
         self._split = {}  # parameters may have changed device or dtype since
         self._create_state()
-        drawn: dict[Tensor, Tensor] = {}
         if getattr(self.draw_noise, "__func__", None) is not LearnedVariances.draw_noise:
-            drawn = dict(zip(params, self._checked_noise(params), strict=True))
+            self._to_given_sample(params)
+            return
+        # Made where it is used, and never stored; where they can, kernels set the mean aside, too.
         key, first = self._key(), dict(zip(params, self._first_elements(params), strict=True))
-        ways = [_kernels(group, bundle) for group, bundle in self._bundles(params)]
-        at_once = not drawn and all(way is native for way in ways) and not overlap(params)
+        at_once = self._kernels_can_take(params)
         if not at_once:
             self._aside.take(params, self._room)  # all of them, before any moves
         for group, bundle in self._bundles(params):
-            lines, s = _lines(group, bundle), self._states(bundle, "s")
-            begin = [first[p] for p in bundle]
-            about: dict[str, Any] = {"num_data": self._num_data_of_noise(group)}
-            if drawn:
-                mean = self._aside.of(bundle)
-                lines.sample(bundle, mean, [drawn[p] for p in bundle], s, **about)
-                continue
-            about |= {"key": key}  # noise is made where it is used, and never stored
-            if at_once and self._aside.lacks(bundle):
+            s, begin = self._states(bundle, "s"), [first[p] for p in bundle]
+            about = {"key": key, "num_data": self._num_data_of_noise(group)}
+            if at_once:
                 places = self._room(bundle)
                 done = self._aside.promise(bundle, places)
                 if native.keep_and_sample(bundle, places, s, begin, done=done, **about):
                     continue
             self._aside.take(bundle, self._room)
-            lines.sample_stream(bundle, self._aside.of(bundle), s, begin, **about)
+            mean = self._aside.of(bundle)
+            _lines(group, bundle).sample_stream(bundle, mean, s, begin, **about)
+
+    def _to_given_sample(self, params: list[Tensor]) -> None:
+        drawn = dict(zip(params, self._checked_noise(params), strict=True))
+        self._aside.take(params, self._room)
+        for group, bundle in self._bundles(params):
+            mean, s = self._aside.of(bundle), self._states(bundle, "s")
+            noise_of = [drawn[p] for p in bundle]
+            num_data = self._num_data_of_noise(group)
+            _lines(group, bundle).sample(bundle, mean, noise_of, s, num_data=num_data)
+
+    def _kernels_can_take(self, params: list[Tensor]) -> bool:
+        """Whether each bundle may be copied and moved before the next one is copied."""
+        ways = (_kernels(group, bundle) for group, bundle in self._bundles(params))
+        alone = self._aside.lacks(params) and all(way is native for way in ways)
+        return alone and not overlap(params)
 
     def _num_data_of_noise(self, group: dict[str, Any]) -> float:
         return group["num_data"]
