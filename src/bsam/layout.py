@@ -90,8 +90,7 @@ def flat_alike(tensors: Sequence[Tensor]) -> list[Tensor] | None:
     Returns:
         None if they do not lie alike, such as one by rows and one ``channels_last``, or have gaps.
     """
-    turned = [in_order(t, tensors[0]) for t in tensors]
-    return [flat(t) for t in turned] if all(t.is_contiguous() for t in turned) else None
+    return [flat(in_order(t, tensors[0])) for t in tensors] if lie_alike(tensors) else None
 
 
 def flat(tensor: Tensor) -> Tensor:

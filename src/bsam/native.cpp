@@ -229,47 +229,28 @@ void sample(const Call& call) {
 // The lines that read the first gradients also tell, as done, whether all of them are finite: NaN
 // and infinity times zero are not zero.
 
-template <class Weight>  // lists: weights, mean, gradients, s; numbers: rho
-void perturb(const Call& call) {
+// lists: weights, mean, gradients, s; numbers: rho; with scaled also scales, and this sub-batch's share
+template <class Weight, bool scaled>
+void perturb_by(const Call& call) {
   using Real = State<Weight>;
   std::atomic<bool> finite = true;
   share(call, [&] {
     return [&](int64_t t, int64_t begin, int64_t end) {
       const auto weights = call.place<Weight>(0, t), mean = call.place<Weight>(1, t);
       const auto gradients = call.place<Weight>(2, t);
-      const auto s = call.place<Real>(3, t);
-      const Real rho = Real(call.numbers[0]);
+      const auto s = call.place<Real>(3, t), scales = scaled ? call.place<Real>(4, t) : nullptr;
+      const Real rho = Real(call.numbers[0]), part = scaled ? Real(call.numbers[1]) : 0;
+      const bool all = scaled && call.numbers[1] == 1.0;  // whatever scales hold
       Real zero = 0;
 #pragma omp simd reduction(+ : zero)
       for (int64_t i = begin; i < end; ++i) {
         const Real gradient = wide(gradients[i]);
         store(weights[i], wide(mean[i]) + gradient * rho / s[i]);
         zero += gradient * 0;
-      }
-      if (zero != 0) finite = false;
-    };
-  });
-  *call.done = finite;
-}
-
-template <class Weight>  // lists: weights, mean, gradients, s, scales; numbers: rho, this sub-batch's share
-void perturb_and_scale(const Call& call) {
-  using Real = State<Weight>;
-  std::atomic<bool> finite = true;
-  share(call, [&] {
-    return [&](int64_t t, int64_t begin, int64_t end) {
-      const auto weights = call.place<Weight>(0, t), mean = call.place<Weight>(1, t);
-      const auto gradients = call.place<Weight>(2, t);
-      const auto s = call.place<Real>(3, t), scales = call.place<Real>(4, t);
-      const Real rho = Real(call.numbers[0]), part = Real(call.numbers[1]);
-      const bool all = call.numbers[1] == 1.0;  // whatever scales hold
-      Real zero = 0;
-#pragma omp simd reduction(+ : zero)
-      for (int64_t i = begin; i < end; ++i) {
-        const Real gradient = wide(gradients[i]), scale = std::sqrt(s[i]) * std::fabs(gradient);
-        store(weights[i], wide(mean[i]) + gradient * rho / s[i]);
-        scales[i] = all ? scale : scales[i] + (scale - scales[i]) * part;
-        zero += gradient * 0;
+        if constexpr (scaled) {
+          const Real scale = std::sqrt(s[i]) * std::fabs(gradient);
+          scales[i] = all ? scale : scales[i] + (scale - scales[i]) * part;
+        }
       }
       if (zero != 0) finite = false;
     };
@@ -328,8 +309,8 @@ void all_finite(const Call& call) {
   extern "C" void sample_stream_##type(const Call* call) { sample_stream<type, false>(*call); }        \
   extern "C" void sample_##type(const Call* call) { sample<type>(*call); }                             \
   extern "C" void all_finite_##type(const Call* call) { all_finite<type>(*call); }                     \
-  extern "C" void perturb_##type(const Call* call) { perturb<type>(*call); }                           \
-  extern "C" void perturb_and_scale_##type(const Call* call) { perturb_and_scale<type>(*call); }       \
+  extern "C" void perturb_##type(const Call* call) { perturb_by<type, false>(*call); }                 \
+  extern "C" void perturb_and_scale_##type(const Call* call) { perturb_by<type, true>(*call); }        \
   extern "C" void update_##type(const Call* call) { update_by<type, State<type>, true>(*call); }       \
   extern "C" void update_by_gradients_##type(const Call* call) { update_by<type, type, false>(*call); }
 

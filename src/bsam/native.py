@@ -119,14 +119,8 @@ def all_finite(gradients: Tensors) -> bool:
 
 def perturb(weights: Tensors, mean: Tensors, gradients: Tensors, s: Tensors, *, rho: float) -> bool:
     """Move weights uphill; return whether the gradients, read on the way, are finite."""
-    finite = True
-
-    def otherwise(*odd: list[Tensor]) -> None:
-        nonlocal finite
-        finite = checks.all_finite(odd[2])
-        eager.LOOP.perturb(*odd, rho=rho)
-
-    return _over("perturb", "wwws", (weights, mean, gradients, s), [rho], otherwise) and finite
+    otherwise = functools.partial(_then_look, eager.LOOP.perturb, rho=rho)
+    return _over("perturb", "wwws", (weights, mean, gradients, s), [rho], otherwise)
 
 
 def perturb_and_scale(
@@ -140,15 +134,15 @@ def perturb_and_scale(
     share: float,
 ) -> bool:
     r"""Move weights uphill, and fold :math:`\sqrt s |g|` into its mean; return as above."""
-    finite = True
-
-    def otherwise(*odd: list[Tensor]) -> None:
-        nonlocal finite
-        finite = checks.all_finite(odd[2])
-        eager.LOOP.perturb_and_scale(*odd, rho=rho, share=share)
-
+    otherwise = functools.partial(_then_look, eager.LOOP.perturb_and_scale, rho=rho, share=share)
     lists = (weights, mean, gradients, s, scales)
-    return _over("perturb_and_scale", "wwwss", lists, [rho, share], otherwise) and finite
+    return _over("perturb_and_scale", "wwwss", lists, [rho, share], otherwise)
+
+
+def _then_look(line: Callable[..., None], *odd: list[Tensor], **numbers: float) -> bool:
+    """Run a line of the loop, and return whether the gradients that it read are finite."""
+    line(*odd, **numbers)
+    return checks.all_finite(odd[2])
 
 
 def update(
@@ -200,7 +194,7 @@ def _over(
     kinds: str,
     lists: Sequence[Tensors],
     numbers: Sequence[float],
-    otherwise: Callable[..., None],
+    otherwise: Callable[..., bool | None],
     stream: tuple[Sequence[int], int] | None = None,
 ) -> bool:
     """Run a line over tensors that lie alike in memory, and over others as the loop does.
@@ -210,17 +204,19 @@ def _over(
         kinds: for each list w, of the weights' dtype, or s, of their state's.
         lists: of tensors, those that are changed too.
         numbers: hyperparameters.
-        otherwise: the same line for lists of tensors that kernels cannot read.
+        otherwise: the same line for lists of tensors that kernels cannot read; as a kernel does, it
+            may return False for gradients that are not finite.
         stream: for noise: the numbers of first elements, and the key.
     """
     dtype = lists[0][0].dtype
     dtypes = [dtype if kind == "w" else state_dtype(lists[0][0]) for kind in kinds]
+    finite = True
     if odd := _odd(lists, dtypes):
         first, key = stream or ([0] * len(lists[0]), 0)
-        otherwise(*_at(odd, *lists), *(_at(odd, first) if stream else []))
+        finite = otherwise(*_at(odd, *lists), *(_at(odd, first) if stream else [])) is not False
         even = [i for i in range(len(lists[0])) if i not in odd]
         lists, stream = _at(even, *lists), (_at(even, first)[0], key)
-    return not lists[0] or _call(f"{line}_{_TYPES[dtype]}", lists, numbers, stream)
+    return (not lists[0] or _call(f"{line}_{_TYPES[dtype]}", lists, numbers, stream)) and finite
 
 
 def _odd(lists: Sequence[Tensors], dtypes: Sequence[torch.dtype]) -> list[int]:

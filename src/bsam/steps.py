@@ -75,9 +75,7 @@ class LearnedVariances(TwoPassOptimizer):
 
     def _kernels_can_take(self, params: list[Tensor]) -> bool:
         """Whether each bundle may be copied and moved before the next one is copied."""
-        ways = (_kernels(group, bundle) for group, bundle in self._bundles(params))
-        alone = self._aside.lacks(params) and all(way is native for way in ways)
-        return alone and not overlap(params)
+        return self._aside.lacks(params) and self._all_native(params) and not overlap(params)
 
     def _num_data_of_noise(self, group: dict[str, Any]) -> float:
         return group["num_data"]
@@ -202,8 +200,10 @@ class LearnedVariances(TwoPassOptimizer):
 
         In the contexts it would be too late: what ``sampled()`` took is refused at its end.
         """
-        ways = (_kernels(group, bundle) for group, bundle in self._bundles(self._trainable()))
-        return bool(self._in_closures) and all(way is native for way in ways)
+        return bool(self._in_closures) and self._all_native(self._trainable())
+
+    def _all_native(self, params: list[Tensor]) -> bool:
+        return all(_kernels(group, bundle) is native for group, bundle in self._bundles(params))
 
     def _require_finite(self, finite: bool | None, first: dict[Tensor, Tensor]) -> None:
         """Refuse first gradients of which a line that moved the weights says that they are not."""
