@@ -12,6 +12,8 @@ from pathlib import Path
 import paths
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import bsam
@@ -283,7 +285,7 @@ ODD = {
 @pytest.mark.parametrize("which", ["first", "middle", "all"])
 @pytest.mark.parametrize("odd", ODD)
 def test_gradients_that_lie_otherwise(odd, which):
-    def given():
+    def prepared():
         p = problem(torch.float32, shapes=((40, 40), (50, 50), (60, 60)))
         for i in {"first": [0], "middle": [1], "all": [0, 1, 2]}[which]:
             for name in ("gradients", "first"):
@@ -291,8 +293,8 @@ def test_gradients_that_lie_otherwise(odd, which):
         return p
 
     for a, b in zip(
-        itertools.chain(*all_lines(native, given())),
-        itertools.chain(*all_lines(eager.LOOP, given())),
+        itertools.chain(*all_lines(native, prepared())),
+        itertools.chain(*all_lines(eager.LOOP, prepared())),
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=2e-6, atol=2e-6, check_dtype=False)
@@ -336,6 +338,48 @@ def test_memory_beyond_a_tensors_end_is_left_alone(name, shape):
     lists = [p[n] for n in ("weights", "mean", "exp_avg", "s", "gradients", "scales")]
     with pytest.raises(RuntimeError, match=r"size|shape"):
         native.update(*lists, order="mean_first", **NUMBERS)
+
+
+@pytest.mark.parametrize("offset", range(4))
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_much_is_written_as_little_is(dtype, offset):
+    """More than a cache holds is stored another way, from any address on, and nowhere else."""
+    count, part = (1 << 20) + 5, 1 << 18
+    p = {name: each[0] for name, each in problem(dtype, shapes=((count,),)).items()}
+    around = torch.full((count + 8,), 7.0, dtype=dtype)
+    p["weights"] = around[offset : offset + count]
+    by_parts = {name: list(t.clone().split(part)) for name, t in p.items() if name != "noise"}
+    whole = {name: [p[name]] for name in by_parts}
+
+    def moved(p):
+        w, m, s, g = (p[name] for name in ("weights", "mean", "s", "gradients"))
+        native.perturb(w, m, p["first"], s, rho=0.05)
+        yield torch.cat([t.clone() for t in w])
+        native.perturb_and_scale(w, m, g, s, p["scales"], rho=0.05, share=0.3)
+        yield torch.cat([t.clone() for t in w])
+        native.update(w, m, p["exp_avg"], s, g, p["scales"], order="mean_first", **NUMBERS)
+        yield from map(torch.cat, (w, p["exp_avg"], s, p["scales"]))
+
+    for a, b in zip(moved(whole), moved(by_parts), strict=True):
+        torch.testing.assert_close(a, b, rtol=TOLERANCES[dtype], atol=0)
+    assert (around[:offset] == 7.0).all()
+    assert (around[offset + count :] == 7.0).all()
+
+
+@given(
+    sizes=st.lists(st.integers(0, 5000), min_size=1, max_size=8),
+    first=st.integers(0, 3 * noise.BLOCK),
+    key=st.integers(0, 2**64 - 1),
+)
+def test_the_stream_is_the_same_however_it_is_cut(sizes, first, key):
+    """Where tensors begin and end, within blocks or across them, changes no number of it."""
+    weights = [torch.zeros(size, dtype=torch.float64) for size in sizes]
+    ones, zeros = [torch.ones_like(w) for w in weights], [torch.zeros_like(w) for w in weights]
+    starts = [first + start for start in noise.first_elements(weights)]
+    native.sample_stream(weights, zeros, ones, starts, key=key, num_data=1.0)
+    whole = torch.zeros(first + sum(sizes), dtype=torch.float64)
+    (numbers,) = noise.standard_normal_like([whole], [0], key)
+    torch.testing.assert_close(torch.cat(weights), numbers[first:], rtol=1e-12, atol=1e-12)
 
 
 def test_autograd_notices_that_weights_moved():

@@ -50,7 +50,7 @@ using State = std::conditional_t<std::is_same_v<Weight, double>, double, float>;
 
 // ---------------------------------------------------------------------------------- the noise
 
-constexpr int64_t PAIRS = 1024, BLOCK = 2 * PAIRS;
+constexpr int64_t PAIRS = 1024, BLOCK = 2 * PAIRS, RUN = 64;
 constexpr uint32_t QUARTER = 1u << 30;  // of a turn
 
 INLINE uint64_t mix(uint64_t z) {
@@ -99,31 +99,43 @@ INLINE double cosine(uint32_t word, double) { return std::cos(word * (2.0 * 3.14
 template <class Real>
 class Noise {  // the block of the stream that was asked for last
  public:
-  const Real* block(int64_t number, uint64_t key) {
-    if (number != number_) fill(number, key);
+  // Call use(values, begin, count) for the runs that make up so many numbers of a block, from within
+  // on: as soon as a run is drawn, as memory is fetched for it while the next is being drawn.
+  template <class Use>
+  void hand_out(uint64_t key, int64_t number, int64_t within, int64_t count, Use use) {
+    if (number == number_) return use(values_ + within, 0, count);
+    const auto clipped = [&](int64_t begin, int64_t end) {
+      begin = std::max(begin, within), end = std::min(end, within + count);
+      if (begin < end) use(values_ + begin, begin - within, end - begin);
+    };
+    for (int64_t i = 0; i < PAIRS; i += RUN) {
+      draw(key, PAIRS * number, i);
+      clipped(i, i + RUN);
+    }
+    clipped(PAIRS, BLOCK);
     number_ = number;
-    return values_;
   }
 
  private:
-  void fill(int64_t number, uint64_t key) {
+  INLINE void draw(uint64_t key, int64_t first, int64_t begin) {
     constexpr uint64_t GAMMA = 0x9E3779B97F4A7C15;
-    for (int64_t i = 0; i < PAIRS; ++i) {
-      const uint64_t z = mix(key + GAMMA * (uint64_t(PAIRS * number + i) + 1));
-      upper_[i] = uint32_t(z >> 32);
-      lower_[i] = uint32_t(z);
+    alignas(64) uint32_t upper[RUN], lower[RUN];
+#pragma omp simd
+    for (int64_t i = 0; i < RUN; ++i) {
+      const uint64_t z = mix(key + GAMMA * (uint64_t(first + begin + i) + 1));
+      upper[i] = uint32_t(z >> 32);
+      lower[i] = uint32_t(z);
     }
 #pragma omp simd
-    for (int64_t i = 0; i < PAIRS; ++i) {
-      const Real r = radius(upper_[i], Real());
-      values_[i] = r * cosine(lower_[i], Real());
-      values_[i + PAIRS] = r * cosine(lower_[i] - QUARTER, Real());
+    for (int64_t i = 0; i < RUN; ++i) {
+      const Real r = radius(upper[i], Real());
+      values_[begin + i] = r * cosine(lower[i], Real());
+      values_[begin + i + PAIRS] = r * cosine(lower[i] - QUARTER, Real());
     }
   }
 
   int64_t number_ = -1;
   alignas(64) Real values_[BLOCK];
-  alignas(64) uint32_t upper_[PAIRS], lower_[PAIRS];
 };
 
 // ---------------------------------------------------------------------------------- the threads
@@ -163,16 +175,19 @@ void share(const Call& call, MakeWork make_work) {
       const int64_t from = std::max<int64_t>(begin - start, 0), to = std::min(end - start, call.counts[t]);
       if (from < to) work(t, from, to);
     }
+#ifdef __SSE2__
+    _mm_sfence();  // what put stored is there for the other threads, too
+#endif
   }
   *call.done = true;
 }
 
 // ---------------------------------------------------------------------------------- the lines
 
-// Copy what will not be read again soon. Past the cache, if it is more than a cache holds: a store
-// into the cache would first fetch what it overwrites.
+// Copy a run. Past the cache, if all of them are more than a cache holds: a store into the cache
+// would first fetch what it overwrites.
 template <class Real>
-void put_aside(Real* place, const Real* values, int64_t count, bool past_cache) {
+INLINE void put(Real* place, const Real* values, int64_t count, bool past_cache) {
 #ifdef __SSE2__
   constexpr int64_t STEP = 16 / sizeof(Real);
   for (; past_cache && count && reinterpret_cast<uintptr_t>(place) % 16; --count) *place++ = *values++;
@@ -180,9 +195,27 @@ void put_aside(Real* place, const Real* values, int64_t count, bool past_cache) 
     _mm_stream_si128(reinterpret_cast<__m128i*>(place),
                      _mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
   }
-  if (past_cache) _mm_sfence();
 #endif
   std::copy_n(values, count, place);
+}
+
+// Write weights from begin to end, of which line(run, i, count) makes those from i on.
+template <class Weight, class Line>
+INLINE void write(Weight* weights, int64_t begin, int64_t end, bool past_cache, Line line) {
+  alignas(64) Weight run[RUN];
+  for (; begin < end; begin += RUN) {
+    const int64_t count = std::min(RUN, end - begin);
+    line(run, begin, count);
+    put(weights + begin, run, count, past_cache);
+  }
+}
+
+template <class Weight>
+INLINE bool are_finite(const Weight* values, int64_t count) {  // NaN and infinity times zero are not zero
+  State<Weight> zero = 0;
+#pragma omp simd reduction(+ : zero)
+  for (int64_t i = 0; i < count; ++i) zero += wide(values[i]) * 0;
+  return zero == 0;
 }
 
 template <class Weight>
@@ -204,10 +237,11 @@ void sample_stream(const Call& call) {
       while (begin < end) {
         const int64_t element = call.first[t] + begin, within = element % BLOCK;
         const int64_t count = std::min(end - begin, BLOCK - within);
-        const Real* drawn = noise.block(element / BLOCK, call.key) + within;
-        if (keep) put_aside(mean + begin, weights + begin, count, past_cache);
-        move_to_draw(weights + begin, (keep ? weights : mean) + begin, s + begin, drawn,
-                     Real(call.numbers[0]), count);
+        noise.hand_out(call.key, element / BLOCK, within, count, [&](const Real* drawn, int64_t at, int64_t run) {
+          at += begin;
+          if (keep) put(mean + at, weights + at, run, past_cache);
+          move_to_draw(weights + at, (keep ? weights : mean) + at, s + at, drawn, Real(call.numbers[0]), run);
+        });
         begin += count;
       }
     };
@@ -226,13 +260,13 @@ void sample(const Call& call) {
   });
 }
 
-// The lines that read the first gradients also tell, as done, whether all of them are finite: NaN
-// and infinity times zero are not zero.
+// The lines that read the first gradients also tell, as done, whether all of them are finite.
 
 // lists: weights, mean, gradients, s; numbers: rho; with scaled also scales, and this sub-batch's share
 template <class Weight, bool scaled>
 void perturb_by(const Call& call) {
   using Real = State<Weight>;
+  const bool past_cache = call.total() > CACHED;
   std::atomic<bool> finite = true;
   share(call, [&] {
     return [&](int64_t t, int64_t begin, int64_t end) {
@@ -241,18 +275,21 @@ void perturb_by(const Call& call) {
       const auto s = call.place<Real>(3, t), scales = scaled ? call.place<Real>(4, t) : nullptr;
       const Real rho = Real(call.numbers[0]), part = scaled ? Real(call.numbers[1]) : 0;
       const bool all = scaled && call.numbers[1] == 1.0;  // whatever scales hold
-      Real zero = 0;
-#pragma omp simd reduction(+ : zero)
-      for (int64_t i = begin; i < end; ++i) {
-        const Real gradient = wide(gradients[i]);
-        store(weights[i], wide(mean[i]) + gradient * rho / s[i]);
-        zero += gradient * 0;
-        if constexpr (scaled) {
-          const Real scale = std::sqrt(s[i]) * std::fabs(gradient);
-          scales[i] = all ? scale : scales[i] + (scale - scales[i]) * part;
+      bool now = true;
+      write(weights, begin, end, past_cache, [&](Weight* run, int64_t at, int64_t count) {
+#pragma omp simd
+        for (int64_t k = 0; k < count; ++k) {
+          const int64_t i = at + k;
+          const Real gradient = wide(gradients[i]);
+          store(run[k], wide(mean[i]) + gradient * rho / s[i]);
+          if constexpr (scaled) {
+            const Real scale = std::sqrt(s[i]) * std::fabs(gradient);
+            scales[i] = all ? scale : scales[i] + (scale - scales[i]) * part;
+          }
         }
-      }
-      if (zero != 0) finite = false;
+        now &= are_finite(gradients + at, count);
+      });
+      if (!now) finite = false;
     };
   });
   *call.done = finite;
@@ -263,6 +300,7 @@ void perturb_by(const Call& call) {
 template <class Weight, class Scale, bool scaled>
 void update_by(const Call& call) {
   using Real = State<Weight>;
+  const bool past_cache = call.total() > CACHED;
   share(call, [&] {
     return [&](int64_t t, int64_t begin, int64_t end) {
       const auto weights = call.place<Weight>(0, t), mean = call.place<Weight>(1, t);
@@ -273,16 +311,19 @@ void update_by(const Call& call) {
       const Real lr = Real(numbers[0]), momentum_share = Real(numbers[1]), precision_share = Real(numbers[2]);
       const Real weight_decay = Real(numbers[3]), floor = Real(numbers[4]);
       const bool precision_first = numbers[5] != 0.0;
+      write(weights, begin, end, past_cache, [&](Weight* run, int64_t at, int64_t count) {
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) {
-        const Real decayed = wide(gradients[i]) + wide(mean[i]) * weight_decay;
-        const Real momentum = exp_avg[i] + (decayed - exp_avg[i]) * momentum_share;
-        const Real scale = scaled ? wide(scales[i]) : std::sqrt(s[i]) * std::fabs(wide(scales[i]));
-        const Real precision = s[i] + (scale + floor - s[i]) * precision_share;
-        store(weights[i], wide(mean[i]) - momentum / (precision_first ? precision : s[i]) * lr);
-        exp_avg[i] = momentum;
-        s[i] = precision;
-      }
+        for (int64_t k = 0; k < count; ++k) {
+          const int64_t i = at + k;
+          const Real decayed = wide(gradients[i]) + wide(mean[i]) * weight_decay;
+          const Real momentum = exp_avg[i] + (decayed - exp_avg[i]) * momentum_share;
+          const Real scale = scaled ? wide(scales[i]) : std::sqrt(s[i]) * std::fabs(wide(scales[i]));
+          const Real precision = s[i] + (scale + floor - s[i]) * precision_share;
+          store(run[k], wide(mean[i]) - momentum / (precision_first ? precision : s[i]) * lr);
+          exp_avg[i] = momentum;
+          s[i] = precision;
+        }
+      });
     };
   });
 }
@@ -293,10 +334,7 @@ void all_finite(const Call& call) {
   share(call, [&] {
     return [&](int64_t t, int64_t begin, int64_t end) {
       const auto gradients = call.place<Weight>(0, t);
-      State<Weight> zero = 0;
-#pragma omp simd reduction(+ : zero)
-      for (int64_t i = begin; i < end; ++i) zero += wide(gradients[i]) * 0;
-      if (zero != 0) finite = false;
+      if (!are_finite(gradients + begin, end - begin)) finite = false;
     };
   });
   *call.done = finite;

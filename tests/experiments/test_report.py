@@ -257,7 +257,7 @@ def test_a_verdict_in_words(results):
 
 
 def test_versions_that_differ_between_runs_are_said(finished, results, tmp_path):
-    write_json(tmp_path / "environment.json", {"torch": "1.0"})
+    write_json(tmp_path / "environment.json", {"torch": "1.0", "commit": "another"})
     other = finished[1]._replace(folder=tmp_path)
     said = {fact.term: fact.text for fact in facts.facts([finished[0], other], results)}
     assert "runs differ in bsam, commit, torch, device" in said["Made with"]
