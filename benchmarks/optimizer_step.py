@@ -52,7 +52,7 @@ class Given:
 
     def __call__(self) -> None:
         """Leave a set in ``.grad``."""
-        for p, gradient in zip(self.params, self.ready.pop(), strict=True):
+        for p, gradient in zip(self.params, self.ready.pop(0), strict=True):
             p.grad = gradient
 
 

@@ -33,6 +33,7 @@ LAYERS = [
     "files",
     "building",
     "native",
+    "bundles",
     "scaling",
     "closures",
     "parameters",

@@ -503,8 +503,8 @@ def test_ctrl_c_with_several_bundles(monkeypatch):
     before = [p.detach().clone() for p in params]
     plain, calls = native._call, []
 
-    def interrupted(*arguments):
-        result = plain(*arguments)
+    def interrupted(*arguments, **more):
+        result = plain(*arguments, **more)
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt

@@ -1,6 +1,7 @@
 """What a step does, counted and not timed: passes over the weights, dispatches, kernel launches."""
 
 import math
+import sys
 import warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ BOUNDS = {
     ("torch.compile", "many", 1): (8.1, 42.4, 4),
     ("torch.compile", "many", 3): (21.2, 104.9, 10),
 }
+CALLS = {"loop": 138.0, "native": 124.0}  # of functions for each tensor, by Python 3.11
 SLACK = (0.1, 2.0, 0)  # numbers are gone over too; an operation more or less is no fault
 
 # They look at tensors or make room for them; what copies calls copy_, which is counted.
@@ -131,12 +133,24 @@ def native_kernels():
     """A count of the native kernels that run; torch's profiler does not see them."""
     count, call = Counter(), native._call
 
-    def counted(*arguments):
+    def counted(*arguments, **more):
         count["runs"] += 1
-        return call(*arguments)
+        return call(*arguments, **more)
 
     with patch.object(native, "_call", counted):
         yield count
+
+
+def calls_of(call):
+    """How many functions Python calls, its own and those written in C."""
+    count = Counter()
+    before = sys.getprofile()
+    sys.setprofile(lambda _, event, __: count.update([event]))
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return count["call"] + count["c_call"]
 
 
 def launches(roots):
@@ -170,7 +184,8 @@ class Sampling(bsam.BSAM):
 
 def prepared(options, sizes, sub_batches, kind=bsam.BSAM):
     """Return a step whose gradients are given, one such step after the first, and the weights."""
-    params = [torch.nn.Parameter(torch.randn(each)) for each in SIZES[sizes]]
+    sizes = SIZES.get(sizes, sizes)
+    params = [torch.nn.Parameter(torch.randn(each)) for each in sizes]
     gradients = [torch.ones_like(p) for p in params]
     optimizer = kind(params, 0.01, num_data=100, seed=0, **options)
 
@@ -233,6 +248,24 @@ def test_one_pass_more_is_noticed(path, sizes, sub_batches, monkeypatch):
 def test_one_launch_more_is_noticed(path, sizes, monkeypatch):
     values, _ = measured(*prepared(paths.options(path, monkeypatch), sizes, 1, Sampling))
     assert over(values, BOUNDS[path, sizes, 1])[2], values
+
+
+def calls_for_a_tensor(options, kind=bsam.BSAM):
+    """How many calls a further small tensor costs in a step."""
+    few, many = (prepared(options, (3,) * count, 1, kind)[0] for count in (20, 60))
+    return (calls_of(many) - calls_of(few)) / 40
+
+
+@pytest.mark.parametrize(("path", "most"), CALLS.items())
+def test_python_does_no_more_for_a_tensor_than_it_did(path, most, monkeypatch):
+    """With thousands of small tensors that is what a step costs."""
+    calls = calls_for_a_tensor(paths.options(path, monkeypatch))
+    assert calls < most, f"{calls:.1f} calls for each tensor, at most {most} before"
+
+
+def test_a_look_more_at_each_tensor_is_noticed(monkeypatch):
+    calls = calls_for_a_tensor(paths.options("native", monkeypatch), Copying)
+    assert calls > CALLS["native"], f"lower the bound: {calls:.1f} with two calls too many"
 
 
 def test_passes_are_counted():

@@ -13,7 +13,8 @@ class Aside:
 
     def __init__(self) -> None:
         self._before: dict[Tensor, Tensor] = {}
-        self._promised: list[tuple[ctypes.c_bool, dict[Tensor, Tensor]]] = []
+        self._promised: list[tuple[ctypes.c_bool, Sequence[Tensor], Sequence[Tensor]]] = []
+        self._kept: list[tuple[Sequence[Tensor], Sequence[Tensor]]] = []  # promises that were kept
 
     def take(self, tensors: Sequence[Tensor], room: Callable[[list[Tensor]], list[Tensor]]) -> None:
         """Copy what tensors hold now, where it is not taken already.
@@ -41,23 +42,27 @@ class Aside:
             places: where the kernel copies them to.
         """
         flag = ctypes.c_bool(False)
-        self._promised.append((flag, dict(zip(tensors, places, strict=True))))
+        self._promised.append((flag, tensors, places))
         return flag
 
     def _settle(self) -> None:
-        for flag, values in self._promised:
+        for flag, tensors, places in self._promised:
             if flag:
-                self._before.update(values)
+                self._before.update(zip(tensors, places, strict=True))
+                self._kept.append((tensors, places))
         self._promised = []
 
     def lacks(self, tensors: Sequence[Tensor]) -> bool:
         """Return whether none of these was taken."""
         self._settle()
-        return self._before.keys().isdisjoint(tensors)
+        return not self._before or self._before.keys().isdisjoint(tensors)
 
-    def of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def of(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return what was taken of each; of one that was not moved, the tensor itself."""
         self._settle()
+        for promised, places in self._kept:
+            if promised is tensors:
+                return places
         return [self._before.get(tensor, tensor) for tensor in tensors]
 
     def put_back(self, without: Container[Tensor] = ()) -> None:
@@ -76,7 +81,7 @@ class Aside:
 
     def forget(self) -> None:
         """Forget what was taken."""
-        self._before, self._promised = {}, []
+        self._before, self._promised, self._kept = {}, [], []
 
 
 @contextmanager

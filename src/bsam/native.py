@@ -6,6 +6,7 @@ small ones; calls and copies took longer than the arithmetic. Here a line is one
 
 import ctypes
 import functools
+import operator
 import sys
 from array import array
 from collections.abc import Callable, Sequence
@@ -21,9 +22,18 @@ from bsam.dtypes import state_dtype
 from bsam.layout import lie_alike
 
 _TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
+"""Types of which it is known that what they mean is what lies in their memory."""
 
 Tensors = Sequence[Tensor]
+
+
+class Seen(list[Tensor]):
+    """A list that kernels look at once, as long as its tensors stay where they are."""
+
+    look: "_Look | None" = None
+
+
 room, scratch = eager.LOOP.room, eager.LOOP.scratch
 
 
@@ -99,10 +109,11 @@ def keep_and_sample(
     """
     dtype = weights[0].dtype
     dtypes = (dtype, dtype, state_dtype(weights[0]))
-    lists = (weights, keep, s)
-    if _odd(lists, dtypes):
+    looks, odd = _looks((weights, keep, s), dtypes)
+    if odd:
         return False
-    return _call(f"keep_and_sample_{_TYPES[dtype]}", lists, [num_data], (first, int(key)), done)
+    line = f"keep_and_sample_{_TYPES[dtype]}"
+    return _call(line, looks, [num_data], (first, int(key)), moved=weights, done=done)
 
 
 def all_finite(gradients: Tensors) -> bool:
@@ -112,9 +123,10 @@ def all_finite(gradients: Tensors) -> bool:
         gradients: of weights of one dtype.
     """
     dtype = gradients[0].dtype
-    if dtype not in _TYPES or _odd([gradients], [dtype]):
+    looks, odd = _looks([gradients], [dtype])
+    if odd or dtype not in _TYPES:
         return checks.all_finite(gradients)
-    return _call(f"all_finite_{_TYPES[dtype]}", [gradients])
+    return _call(f"all_finite_{_TYPES[dtype]}", looks)
 
 
 def perturb(weights: Tensors, mean: Tensors, gradients: Tensors, s: Tensors, *, rho: float) -> bool:
@@ -171,24 +183,6 @@ def update(
     _over(line, kinds, (weights, mean, exp_avg, s, gradients, scales), numbers, otherwise)
 
 
-# ------------------------------------------------------------------ how a line is called
-
-
-class _Call(ctypes.Structure):
-    """``Call`` of native.cpp."""
-
-    _fields_ = (
-        ("tensors", ctypes.c_int64),
-        ("counts", ctypes.c_void_p),
-        ("places", ctypes.c_void_p),
-        ("numbers", ctypes.c_void_p),
-        ("threads", ctypes.c_int64),
-        ("first", ctypes.c_void_p),
-        ("key", ctypes.c_uint64),
-        ("done", ctypes.c_void_p),
-    )
-
-
 def _over(
     line: str,
     kinds: str,
@@ -210,67 +204,130 @@ def _over(
     """
     dtype = lists[0][0].dtype
     dtypes = [dtype if kind == "w" else state_dtype(lists[0][0]) for kind in kinds]
-    finite = True
-    if odd := _odd(lists, dtypes):
+    (looks, odd), finite = _looks(lists, dtypes), True
+    if odd:
         first, key = stream or ([0] * len(lists[0]), 0)
         finite = otherwise(*_at(odd, *lists), *(_at(odd, first) if stream else [])) is not False
-        even = [i for i in range(len(lists[0])) if i not in odd]
+        even = _all_but(odd, lists[0])
         lists, stream = _at(even, *lists), (_at(even, first)[0], key)
-    return (not lists[0] or _call(f"{line}_{_TYPES[dtype]}", lists, numbers, stream)) and finite
+    moved = lists[0]
+    return (not moved or _call(f"{line}_{_TYPES[dtype]}", looks, numbers, stream, moved)) and finite
 
 
-def _odd(lists: Sequence[Tensors], dtypes: Sequence[torch.dtype]) -> list[int]:
-    """Return which tensors do not lie in memory as kernels take them to."""
-    odd = set[int]()
-    shapes = [t.shape for t in lists[0]]
+# ------------------------------------------------------------------ what kernels can read
+
+
+class _Look:
+    """Where tensors lie, and their shapes."""
+
+    def __init__(self, tensors: Tensors, shapes: list[torch.Size] | None = None) -> None:
+        self.dtype = tensors[0].dtype
+        self.shapes = [t.shape for t in tensors] if shapes is None else shapes
+        self.places = _places(tensors)
+
+    @functools.cached_property
+    def counts(self) -> "array[int]":
+        return array("q", [shape.numel() for shape in self.shapes])
+
+
+def _looks(
+    lists: Sequence[Tensors], dtypes: Sequence[torch.dtype]
+) -> tuple[list[_Look], list[int]]:
+    """Return where tensors lie, and which kernels cannot read: these are left out."""
+    looks: list[_Look] = []
     for tensors, dtype in zip(lists, dtypes, strict=True):
-        odd.update(
-            [i for i, t in enumerate(tensors) if not (_is_plain(t, dtype) and t.is_contiguous())]
-        )
-        if [t.shape for t in tensors] != shapes:  # memory beyond a tensor's end is not ours
-            odd.update(i for i, t in enumerate(tensors) if t.shape != shapes[i])
-    return sorted(i for i in odd if not _lie_alike([each[i] for each in lists], dtypes))
+        look = _look(tensors, dtype, looks[0].shapes if looks else None)
+        if look is None:
+            odd = [i for i, row in enumerate(zip(*lists, strict=True)) if _is_odd(row, dtypes)]
+            even = _at(_all_but(odd, tensors), *lists)
+            return [_Look(each) for each in even if each], odd
+        looks.append(look)
+    return looks, []
 
 
-def _lie_alike(tensors: Tensors, dtypes: Sequence[torch.dtype]) -> bool:
+def _look(tensors: Tensors, dtype: torch.dtype, shapes: list[torch.Size] | None) -> _Look | None:
+    """Return where tensors lie if they do so by rows, with these shapes."""
+    seen = tensors.look if isinstance(tensors, Seen) else None
+    same = seen and seen.dtype is dtype and (shapes is None or seen.shapes is shapes)
+    if same and _places(tensors) == seen.places:
+        return seen
+    for i, t in enumerate(tensors):
+        # A list of all shapes would have thousands of objects for the garbage collector to count.
+        if not (_is_plain(t, dtype) and t.is_contiguous() and (not shapes or t.shape == shapes[i])):
+            return None
+    look = _Look(tensors, shapes)
+    if isinstance(tensors, Seen):
+        tensors.look = look
+    return look
+
+
+def _places(tensors: Tensors) -> "array[int]":
+    return array("q", [t.data_ptr() for t in tensors])
+
+
+def _is_odd(tensors: Tensors, dtypes: Sequence[torch.dtype]) -> bool:
+    """Whether tensors for one parameter do not lie in memory as kernels take them to.
+
+    Shapes must be the same, as memory beyond a tensor's end is not ours.
+    """
     if any(t.shape != tensors[0].shape for t in tensors):
-        return False
-    return all(map(_is_plain, tensors, dtypes)) and lie_alike(tensors)
+        return True
+    return not (all(map(_is_plain, tensors, dtypes)) and lie_alike(tensors))
 
 
 def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
     """Whether what a tensor means is what lies in its memory, as this dtype."""
-    plain = type(tensor) in _PLAIN and tensor.dtype is dtype
+    plain = type(tensor) in PLAIN and tensor.dtype is dtype
     return plain and tensor.is_cpu and not (tensor.is_neg() or tensor._is_zerotensor())
+
+
+def _all_but(odd: Sequence[int], tensors: Tensors) -> list[int]:
+    return [i for i in range(len(tensors)) if i not in odd]
 
 
 def _at(places: Sequence[int], *lists: Sequence[Any]) -> list[list[Any]]:
     return [[each[i] for i in places] for each in lists]
 
 
+# ------------------------------------------------------------------ how a line is called
+
+
+class _Call(ctypes.Structure):
+    """``Call`` of native.cpp."""
+
+    _fields_ = (
+        ("tensors", ctypes.c_int64),
+        ("counts", ctypes.c_void_p),
+        ("places", ctypes.c_void_p),
+        ("numbers", ctypes.c_void_p),
+        ("threads", ctypes.c_int64),
+        ("first", ctypes.c_void_p),
+        ("key", ctypes.c_uint64),
+        ("done", ctypes.c_void_p),
+    )
+
+
 def _call(
     function: str,
-    lists: Sequence[Tensors],
+    looks: Sequence[_Look],
     numbers: Sequence[float] = (),
     stream: tuple[Sequence[int], int] | None = None,
+    moved: Tensors = (),
     done: ctypes.c_bool | None = None,
 ) -> bool:
     """Call a kernel; its result is whether it set ``done``, too."""
     first, key = stream or ((), 0)
     done = ctypes.c_bool() if done is None else done
-    arrays = [
-        array("q", [tensor.numel() for tensor in lists[0]]),
-        array("q", [tensor.data_ptr() for tensors in lists for tensor in tensors]),
-        array("d", numbers),
-        array("q", first),
-    ]
-    counts, places, hyperparameters, starts = (each.buffer_info()[0] for each in arrays)
+    places = functools.reduce(operator.add, [look.places for look in looks])
+    arrays = [looks[0].counts, places, array("d", numbers), array("q", first)]
+    counts, lists, hyperparameters, starts = (each.buffer_info()[0] for each in arrays)
     threads, flag = torch.get_num_threads(), ctypes.addressof(done)
-    call = _Call(len(lists[0]), counts, places, hyperparameters, threads, starts, key % 2**64, flag)
+    tensors = len(looks[0].counts)
+    call = _Call(tensors, counts, lists, hyperparameters, threads, starts, key % 2**64, flag)
     getattr(_library(), function)(ctypes.byref(call))
-    if numbers:
+    if moved:
         # What autograd keeps of the weights is now out of date, and it must be able to tell.
-        torch.autograd.graph.increment_version(lists[0])
+        torch.autograd.graph.increment_version(moved)
     return bool(done)
 
 

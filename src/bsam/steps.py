@@ -1,25 +1,32 @@
 """What BSAM does with the two gradients: its state, its noise, its lines on each path."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bsam import compiled, eager, kernels, native, noise, options, states
+from bsam import bundles, compiled, eager, kernels, native, noise, options, states
+from bsam.bundles import Bundle
 from bsam.dtypes import state_dtype
 from bsam.engine import TwoPassOptimizer
 from bsam.gradients import Gradients, owned, present, require_finite, running_mean
 from bsam.layout import overlap
+
+_SPLITS = 8  # which are kept, of those for different choices of parameters
 
 
 class LearnedVariances(TwoPassOptimizer):
     """The steps of :class:`bsam.BSAM`, which says what its options mean."""
 
     _kept: dict[Tensor, Tensor]  # room for the mean on the compiled path
+    _split: dict[tuple[int, ...], list[Bundle]]  # by ids; until anything is moved
+    _look: Any  # at how all lay when they were split
+    _apart: bool | None  # whether none shared memory then, once it is known
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._kept = {}
+        self._split_anew()
         super().__init__(params, defaults)
 
     def draw_noise(self, params: list[Tensor]) -> list[Tensor]:
@@ -42,40 +49,48 @@ class LearnedVariances(TwoPassOptimizer):
 
     @torch.no_grad()
     def _to_sample(self, params: list[Tensor]) -> None:
-        self._split = {}  # parameters may have changed device or dtype since
-        self._create_state()
+        look = bundles.look(self.param_groups)
+        if not self._holds(look):
+            self._split_anew()
+            self._create_state()
+            self._look = look
         if getattr(self.draw_noise, "__func__", None) is not LearnedVariances.draw_noise:
             self._to_given_sample(params)
             return
         # Made where it is used, and never stored; where they can, kernels set the mean aside, too.
-        key, first = self._key(), dict(zip(params, self._first_elements(params), strict=True))
+        key = self._key()
         at_once = self._kernels_can_take(params)
         if not at_once:
             self._aside.take(params, self._room)  # all of them, before any moves
-        for group, bundle in self._bundles(params):
-            s, begin = self._states(bundle, "s"), [first[p] for p in bundle]
-            about = {"key": key, "num_data": self._num_data_of_noise(group)}
+        for bundle in self._bundles(params):
+            s, num_data = self._states(bundle, "s"), self._num_data_of_noise(bundle.group)
+            about: dict[str, Any] = {"key": key, "num_data": num_data}
             if at_once:
-                places = self._room(bundle)
-                done = self._aside.promise(bundle, places)
-                if native.keep_and_sample(bundle, places, s, begin, done=done, **about):
+                if bundle.room is None:
+                    bundle.room = native.Seen(self._room(bundle))
+                done = self._aside.promise(bundle, bundle.room)
+                if native.keep_and_sample(bundle, bundle.room, s, bundle.first, done=done, **about):
                     continue
             self._aside.take(bundle, self._room)
             mean = self._aside.of(bundle)
-            _lines(group, bundle).sample_stream(bundle, mean, s, begin, **about)
+            _lines(bundle).sample_stream(bundle, mean, s, bundle.first, **about)
 
     def _to_given_sample(self, params: list[Tensor]) -> None:
         drawn = dict(zip(params, self._checked_noise(params), strict=True))
         self._aside.take(params, self._room)
-        for group, bundle in self._bundles(params):
+        for bundle in self._bundles(params):
             mean, s = self._aside.of(bundle), self._states(bundle, "s")
             noise_of = [drawn[p] for p in bundle]
-            num_data = self._num_data_of_noise(group)
-            _lines(group, bundle).sample(bundle, mean, noise_of, s, num_data=num_data)
+            num_data = self._num_data_of_noise(bundle.group)
+            _lines(bundle).sample(bundle, mean, noise_of, s, num_data=num_data)
 
     def _kernels_can_take(self, params: list[Tensor]) -> bool:
         """Whether each bundle may be copied and moved before the next one is copied."""
-        return self._aside.lacks(params) and self._all_native(params) and not overlap(params)
+        if not (self._aside.lacks(params) and self._all_native(params)):
+            return False
+        if self._apart is None:
+            self._apart = not overlap(params)
+        return self._apart
 
     def _num_data_of_noise(self, group: dict[str, Any]) -> float:
         return group["num_data"]
@@ -86,10 +101,10 @@ class LearnedVariances(TwoPassOptimizer):
         self._aside.take(list(gradients), self._room)
         self._aside.put_back(without=given)
         if self._in_closures == 1 and all(map(owned, given.values())):
-            for group, bundle in self._bundles(list(given)):
+            for bundle in self._bundles(list(given)):
                 mean, s = self._aside.of(bundle), self._states(bundle, "s")
-                first = [given[p] for p in bundle]
-                finite = _lines(group, bundle).perturb(bundle, mean, first, s, rho=group["rho"])
+                first, rho = [given[p] for p in bundle], bundle.group["rho"]
+                finite = _lines(bundle).perturb(bundle, mean, first, s, rho=rho)
                 self._require_finite(finite, given)
             self._first = given  # as good as sqrt(s) |g|, and there already
             return {}
@@ -97,8 +112,8 @@ class LearnedVariances(TwoPassOptimizer):
         share = 1.0 if share is None else share
         for p in into.keys() & (gradients.keys() - given.keys()):
             into[p].mul_(1.0 - share)
-        for group, bundle in self._bundles(list(given)):
-            lines = _lines(group, bundle)
+        for bundle in self._bundles(list(given)):
+            lines = _lines(bundle)
             new = [p for p in bundle if p not in into]
             into.update(zip(new, lines.scratch(new), strict=True))
             for p in new if share < 1.0 else ():
@@ -109,7 +124,7 @@ class LearnedVariances(TwoPassOptimizer):
                 [given[p] for p in bundle],
                 self._states(bundle, "s"),
                 [into[p] for p in bundle],
-                rho=group["rho"],
+                rho=bundle.group["rho"],
                 share=share,
             )
             self._require_finite(finite, given)
@@ -124,13 +139,14 @@ class LearnedVariances(TwoPassOptimizer):
 
     @torch.no_grad()
     def _update(self) -> None:
-        self._split = {}  # groups may have been exchanged since
+        if not self._holds(bundles.look(self.param_groups)):
+            self._split_anew()
         gradients = self._mean_gradients()
         self._aside.put_back(without=gradients)
-        for group, bundle in self._bundles(list(gradients)):
-            s = self._states(bundle, "s")
+        for bundle in self._bundles(list(gradients)):
+            group, s = bundle.group, self._states(bundle, "s")
             recorded = [(self._first or self._scales).get(p) for p in bundle]
-            _lines(group, bundle).update(
+            _lines(bundle).update(
                 bundle,
                 self._aside.of(bundle),
                 self._states(bundle, "exp_avg"),
@@ -157,15 +173,14 @@ class LearnedVariances(TwoPassOptimizer):
         super()._discard()
         self._scales: dict[Tensor, Tensor] = {}  # mean over sub-batches of sqrt(s) |g|
         self._first: dict[Tensor, Tensor] = {}  # g itself, where there is one and it may be kept
-        self._split: dict[tuple[int, ...], list[tuple[dict[str, Any], list[Tensor]]]] = {}
 
     @torch.no_grad()
     @torch.inference_mode(False)  # what is made there could not be trained with afterwards
     def _create_state(self) -> None:
         params, capturable = self._trainable(), self.param_groups[0]["capturable"]
-        for group, bundle in self._bundles([p for p in params if not self.state[p]]):
-            for name, value in (("exp_avg", 0.0), ("s", group["s_init"])):
-                for p, place in zip(bundle, _lines(group, bundle).room(bundle), strict=True):
+        for bundle in bundles.split(self.param_groups, [p for p in params if not self.state[p]]):
+            for name, value in (("exp_avg", 0.0), ("s", bundle.group["s_init"])):
+                for p, place in zip(bundle, _lines(bundle).room(bundle), strict=True):
                     self.state[p][name] = place.fill_(value)
             for p in bundle:
                 self.state[p]["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
@@ -184,8 +199,8 @@ class LearnedVariances(TwoPassOptimizer):
 
     def _all_finite(self, gradients: Mapping[Tensor, Tensor]) -> bool:
         rest = dict(gradients)
-        for group, bundle in self._bundles(list(gradients)):
-            if _kernels(group, bundle) is not native:
+        for bundle in self._bundles(list(gradients)):
+            if _kernels(bundle) is not native:
                 continue
             if not native.all_finite([rest.pop(p) for p in bundle]):
                 return False
@@ -203,7 +218,7 @@ class LearnedVariances(TwoPassOptimizer):
         return bool(self._in_closures) and self._all_native(self._trainable())
 
     def _all_native(self, params: list[Tensor]) -> bool:
-        return all(_kernels(group, bundle) is native for group, bundle in self._bundles(params))
+        return all(_kernels(bundle) is native for bundle in self._bundles(params))
 
     def _require_finite(self, finite: bool | None, first: dict[Tensor, Tensor]) -> None:
         """Refuse first gradients of which a line that moved the weights says that they are not."""
@@ -214,12 +229,12 @@ class LearnedVariances(TwoPassOptimizer):
     def _room(self, params: list[Tensor]) -> list[Tensor]:
         """Return room for the mean; the compiled path keeps it, as fresh memory is a pass more."""
         room: dict[Tensor, Tensor] = {}
-        for group, bundle in self._bundles(params):
-            keep = _kernels(group, bundle)
+        for bundle in [params] if isinstance(params, Bundle) else self._bundles(params):
+            keep = _kernels(bundle)
             if keep and all(_fits(self._kept.get(p), p) for p in bundle):
                 room |= {p: self._kept[p] for p in bundle}
                 continue
-            lines = _lines(group, bundle)
+            lines = _lines(bundle)
             places = (lines.room if keep else lines.scratch)(bundle, bundle[0].dtype)
             new = dict(zip(bundle, places, strict=True))
             room |= new
@@ -228,6 +243,7 @@ class LearnedVariances(TwoPassOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._kept = {}
+        self._split_anew()
         super().__setstate__(state)
         for group in self.param_groups:
             group.setdefault("capturable", False)
@@ -276,24 +292,26 @@ class LearnedVariances(TwoPassOptimizer):
         first = dict(zip(every, noise.first_elements(every), strict=True))
         return [first[p] for p in params]
 
-    def _states(self, params: list[Tensor], name: str) -> list[Tensor]:
-        return [self.state[p][name] for p in params]
+    def _states(self, bundle: Bundle, name: str) -> list[Tensor]:
+        return bundle.states(self.state, name)
 
-    def _bundles(self, params: list[Tensor]) -> list[tuple[dict[str, Any], list[Tensor]]]:
-        """Return (group, parameters of one device and dtype), split once for a sub-batch."""
+    def _holds(self, look: Any) -> bool:
+        """Whether all that is known of how parameters, groups and state lie still holds."""
+        if look is None or look != self._look:
+            return False
+        return all(bundle.holds(self.state) for each in self._split.values() for bundle in each)
+
+    def _split_anew(self) -> None:
+        self._split, self._look, self._apart = {}, None, None
+
+    def _bundles(self, params: Sequence[Tensor]) -> list[Bundle]:
+        """Return parameters by group, device and dtype, split once as long as all holds."""
         key = tuple(map(id, params))
         if key not in self._split:
-            self._split[key] = list(self._new_bundles(set(params)))
+            if len(self._split) == _SPLITS:  # where gradients come now here, now there
+                self._split.clear()
+            self._split[key] = list(bundles.split(self.param_groups, params))
         return self._split[key]
-
-    def _new_bundles(self, chosen: set[Tensor]) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
-        for group in self.param_groups:
-            kinds: dict[Any, list[Tensor]] = {}
-            for p in group["params"]:
-                if p in chosen:
-                    kinds.setdefault((p.device, p.dtype), []).append(p)
-            for bundle in kinds.values():
-                yield group, bundle
 
 
 def _count(steps: list[Tensor]) -> None:
@@ -304,9 +322,9 @@ def _count(steps: list[Tensor]) -> None:
         torch._foreach_add_(steps, 1.0)
 
 
-def _kernels(group: dict[str, Any], bundle: list[Tensor]) -> Any:
+def _kernels(bundle: Bundle) -> Any:
     """Return the compiled way to work on parameters, None if it is not asked for or not there."""
-    if not group["compiled"]:
+    if not bundle.group["compiled"]:
         return None
     kind = (bundle[0].device, bundle[0].dtype)
     if native.works(*kind):
@@ -314,11 +332,12 @@ def _kernels(group: dict[str, Any], bundle: list[Tensor]) -> Any:
     return compiled if kernels.works(*kind, native.why_not(*kind)) else None
 
 
-def _lines(group: dict[str, Any], bundle: list[Tensor]) -> Any:
-    if way := _kernels(group, bundle):
+def _lines(bundle: Bundle) -> Any:
+    if way := _kernels(bundle):
         return way
     # On a CPU pieces stay in cache; on an accelerator a launch for each costs more.
-    on_lists = bundle[0].device.type != "cpu" if group["foreach"] is None else group["foreach"]
+    foreach = bundle.group["foreach"]
+    on_lists = bundle[0].device.type != "cpu" if foreach is None else foreach
     return eager.FOREACH if on_lists else eager.LOOP
 
 
