@@ -5,15 +5,17 @@ Run:  .venv/bin/python benchmarks/optimizer_step.py     (3 minutes; needs a C++ 
 ResNet-18's shapes (11.2 million weights in 62 tensors), 2,000 tensors of 1,000 elements, and one
 of 100 million; one process, interleaved, best of several, in milliseconds and as a multiple of
 AdamW's. A step is a call of step with a closure that hands out gradients made beforehand, fresh
-ones for each pass, as backward would leave them. ivon-opt and pytorch-optimizer's BSAM are timed
-where they are installed; the latter is not the algorithm of the paper.
+ones for each pass and in the order in which they were made, as backward would leave them. ivon-opt
+and pytorch-optimizer's BSAM are timed where they are installed; the latter is not the algorithm of
+the paper. ivon-opt has weights of its own: it exchanges their memory in each step, and who comes
+after it would have to look at all of them anew.
 """
 
 import argparse
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import timing
 import torch
@@ -56,22 +58,32 @@ class Given:
             p.grad = gradient
 
 
-def steps_of(params: list[torch.Tensor], given: Given) -> dict[str, tuple[int, Callable[[], Any]]]:
-    """Return for each optimizer how many passes its step takes, and the step."""
+class Step(NamedTuple):
+    """A step, the gradients it is given, and how many passes it takes."""
+
+    call: Callable[[], Any]
+    given: Given
+    passes: int
+
+
+def steps_of(given: Given) -> dict[str, Step]:
+    """Return the step of each optimizer."""
+    params = given.params
     adamw = torch.optim.AdamW(params, lr=1e-4, fused=True)
-    steps: dict[str, tuple[int, Callable[[], Any]]] = {"AdamW fused": (1, after(given, adamw.step))}
+    steps = {"AdamW fused": Step(after(given, adamw.step), given, 1)}
     for name, path in PATHS.items():
         optimizer = bsam.BSAM(params, lr=1e-4, num_data=1e4, seed=0, **path)
-        steps[f"bSAM {name}"] = (2, lambda step=optimizer.step: step(given))
+        steps[f"bSAM {name}"] = Step(lambda step=optimizer.step: step(given), given, 2)
     if importlib.util.find_spec("ivon"):
-        ivon = importlib.import_module("ivon").IVON(params, lr=1e-4, ess=1e4)
+        own = Given([torch.nn.Parameter(p.detach().clone()) for p in params])
+        ivon = importlib.import_module("ivon").IVON(own.params, lr=1e-4, ess=1e4)
 
         def ivon_step() -> None:
             with ivon.sampled_params(train=True):
-                given()
+                own()
             ivon.step()
 
-        steps["ivon-opt"] = (1, ivon_step)
+        steps["ivon-opt"] = Step(ivon_step, own, 1)
     if importlib.util.find_spec("pytorch_optimizer"):
         rival = importlib.import_module("pytorch_optimizer").BSAM(params, num_data=10_000, lr=1e-4)
 
@@ -82,7 +94,7 @@ def steps_of(params: list[torch.Tensor], given: Given) -> dict[str, tuple[int, C
             rival.second_step()
             rival.third_step()
 
-        steps["pytorch-optimizer BSAM"] = (2, rival_step)
+        steps["pytorch-optimizer BSAM"] = Step(rival_step, given, 2)
     return steps
 
 
@@ -98,13 +110,13 @@ def after(given: Given, step: Callable[[], Any]) -> Callable[[], None]:
 
 def measure(shapes: list[tuple[int, ...]], repeats: int) -> dict[str, dict[str, float]]:
     """Return the best time of each optimizer over these shapes, and that of its first step."""
-    params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
-    given = Given(params)
-    steps = steps_of(params, given)
-    calls = {name: step for name, (_, step) in steps.items()}
-    times = timing.interleaved(
-        calls, repeats + 2, warmup=0, prepare=lambda name: given.prepare(steps[name][0])
-    )
+    steps = steps_of(Given([torch.nn.Parameter(torch.randn(shape)) for shape in shapes]))
+
+    def prepare(name: str) -> None:
+        steps[name].given.prepare(steps[name].passes)
+
+    calls = {name: step.call for name, step in steps.items()}
+    times = timing.interleaved(calls, repeats + 2, warmup=0, prepare=prepare)
     return {name: {"first": each[0], "best": min(each[2:])} for name, each in times.items()}
 
 
