@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import bsam
-from bsam import bundles, native
+from bsam import bundles, native, steps
 
 SHAPES = ((3, 3), (5,), (4, 4), (), (2, 3))
 
@@ -62,6 +62,29 @@ def cut_in_place(optimizer):
 def another_dtype(optimizer):
     for p in everything(optimizer):
         p.data = p.data.double()
+
+
+def reshaped_in_place(optimizer):
+    """The same memory and count, another shape; state goes with it, at its old place."""
+    p = everything(optimizer)[4]
+    p.data = p.data.view(3, 2)
+    for name in ("exp_avg", "s"):
+        if name in optimizer.state[p]:
+            optimizer.state[p][name].data = optimizer.state[p][name].view(3, 2)
+
+
+def state_narrowed(optimizer):
+    """It is widened again: in bfloat16 s would hardly move."""
+    for state in optimizer.state.values():
+        state["s"].data = state["s"].bfloat16()
+
+
+def group_exchanged_for_a_while(optimizer):
+    """In the first pass another group stands there, in the second the old one again."""
+    optimizer.param_groups[0], optimizer.other = (
+        getattr(optimizer, "other", {**optimizer.param_groups[0], "lr": 0.9, "rho": 0.2}),
+        optimizer.param_groups[0],
+    )
 
 
 def made_to_share_memory(optimizer):
@@ -145,6 +168,8 @@ BETWEEN_STEPS = [
     turned_in_place,
     cut_in_place,
     made_to_share_memory,
+    reshaped_in_place,
+    state_narrowed,
     another_dtype,
     frozen,
     state_replaced,
@@ -160,7 +185,15 @@ BETWEEN_STEPS = [
     parameter_exchanged,
     option_changed,
 ]
-WITHIN_A_PASS = [other_memory, state_in_other_memory, state_changed_in_place, state_shared]
+WITHIN_A_PASS = [
+    other_memory,
+    state_in_other_memory,
+    state_changed_in_place,
+    state_shared,
+    state_replaced,
+    group_exchanged,
+    group_exchanged_for_a_while,
+]
 
 
 def run(happening, within, sub_batches, path):
@@ -172,7 +205,10 @@ def run(happening, within, sub_batches, path):
 
         def meanwhile():
             passes.append(0)
-            if len(passes) == 2 * sub_batches * 2 + 1:  # the first pass of the third step
+            third = 2 * sub_batches * 2 + 1  # the first pass of the third step
+            if len(passes) == third:
+                happening(optimizer)
+            if len(passes) == third + 1 and happening is group_exchanged_for_a_while:
                 happening(optimizer)
     else:
         meanwhile = int  # does nothing
@@ -187,6 +223,21 @@ def run(happening, within, sub_batches, path):
     return [t.detach().clone() for t in (*params, *state)]
 
 
+def forget_everything(monkeypatch):
+    """Have all be looked up and looked at each time it is needed."""
+    forgetful = property(lambda _: None, lambda *_: None)
+    monkeypatch.setattr(bundles, "look", lambda *_: None)
+    monkeypatch.setattr(native.Seen, "look", forgetful)
+    monkeypatch.setattr(
+        bundles.Bundle, "states", lambda self, state, name: [state[p][name] for p in self]
+    )
+    monkeypatch.setattr(
+        steps.LearnedVariances,
+        "_bundles",
+        lambda self, params: list(bundles.split(self.param_groups, params)),
+    )
+
+
 @pytest.mark.parametrize("sub_batches", [1, 3])
 @pytest.mark.parametrize("path", ["loop", "native", "torch.compile"])
 @pytest.mark.parametrize(
@@ -196,9 +247,7 @@ def run(happening, within, sub_batches, path):
 def test_a_step_that_knows_nothing_does_the_same(happening, within, path, sub_batches, monkeypatch):
     options = paths.options(path, monkeypatch)
     ours = run(happening, within, sub_batches, options)
-    monkeypatch.setattr(bundles, "look", lambda _: None)
-    forgetful = property(lambda _: None, lambda *_: None)
-    monkeypatch.setattr(native.Seen, "look", forgetful)
+    forget_everything(monkeypatch)
     theirs = run(happening, within, sub_batches, options)
     for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a, b)
@@ -216,6 +265,57 @@ def test_state_of_another_shape_is_an_error(path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"size|shape|dimension"):
         optimizer.step(closure_of(optimizer))
     assert torch.equal(whole, before)
+
+
+@pytest.mark.parametrize("path", ["loop", "native", "torch.compile"])
+@pytest.mark.parametrize("name", ["exp_avg", "s"])
+def test_state_cut_in_place_is_an_error(name, path, monkeypatch):
+    optimizer = start(**paths.options(path, monkeypatch))
+    optimizer.step(closure_of(optimizer))
+    state = optimizer.state[everything(optimizer)[1]]
+    whole = state[name].data
+    state[name].data = whole[:2]
+    before = whole.clone()
+    with pytest.raises(RuntimeError, match=r"size|shape|dimension"):
+        optimizer.step(closure_of(optimizer))
+    assert torch.equal(whole[2:], before[2:])
+
+
+@pytest.mark.parametrize("path", ["loop", "native"])  # torch.compile's see flat tensors alone
+@pytest.mark.parametrize("shape", [(9,), (1, 3, 3)])
+def test_after_a_reshape_the_mean_is_not_lost(shape, path, monkeypatch):
+    """State of the old shape is an error; whatever is raised, weights come back."""
+    optimizer = start(**paths.options(path, monkeypatch))
+    optimizer.step(closure_of(optimizer))
+    p = everything(optimizer)[0]
+    p.data = p.data.view(shape)
+    before = [each.detach().clone() for each in everything(optimizer)]
+    with pytest.raises(RuntimeError):
+        optimizer.step(closure_of(optimizer))
+    for each, was in zip(everything(optimizer), before, strict=True):
+        assert torch.equal(each, was)
+
+
+@pytest.mark.parametrize("path", ["loop", "native", "torch.compile"])
+def test_state_exchanged_between_the_contexts_is_used(path, monkeypatch):
+    def run():
+        optimizer = start(**options)
+        for step in range(3):
+            with optimizer.sampled():
+                closure_of(optimizer)()
+            if step == 1:
+                state_replaced(optimizer)
+            with optimizer.perturbed():
+                closure_of(optimizer)()
+            if step == 1:
+                state_replaced(optimizer)
+            optimizer.step()
+        return [p.detach().clone() for p in everything(optimizer)]
+
+    options = paths.options(path, monkeypatch)
+    ours = run()
+    forget_everything(monkeypatch)
+    assert all(map(torch.equal, ours, run()))
 
 
 @pytest.mark.parametrize("path", ["loop", "native", "torch.compile"])
@@ -267,6 +367,59 @@ def test_choices_that_differ_in_each_step_are_not_kept_for_ever():
         assert len(optimizer._split) <= 8
 
 
+@pytest.mark.parametrize("path", ["loop", "native", "torch.compile"])
+def test_after_many_choices_state_deleted_is_made_anew(path, monkeypatch):
+    """What is forgotten for want of room must not be taken for known."""
+    options = paths.options(path, monkeypatch)
+    for steps_before in range(1, 12):
+        params = [nn.Parameter(torch.randn(2)) for _ in range(12)]
+        optimizer = bsam.BSAM(params, 0.1, num_data=5, seed=0, **options)
+        for p in params[:steps_before]:
+            optimizer.step(lambda p=p: (p**2).sum().backward())
+        del optimizer.state[params[-1]]
+        optimizer.step(lambda p=params[0]: (p**2).sum().backward())
+        assert "s" in optimizer.state[params[-1]]
+
+
+def test_when_noise_fails_state_is_known_all_the_same():
+    class Failing(bsam.BSAM):
+        fails = True
+
+        def draw_noise(self, params):
+            if self.fails:
+                raise ArithmeticError
+            return super().draw_noise(params)
+
+    p = nn.Parameter(torch.ones(3))
+    optimizer = Failing([p], 0.1, num_data=5, seed=0)
+    with pytest.raises(ArithmeticError):
+        optimizer.step(lambda: (p**2).sum().backward())
+    optimizer.state.clear()
+    optimizer.fails = False
+    optimizer.step(lambda: (p**2).sum().backward())
+    assert "s" in optimizer.state[p]
+
+
+@pytest.mark.parametrize("path", ["loop", "native", "torch.compile"])
+def test_state_moved_elsewhere_between_steps_is_let_go(path, monkeypatch):
+    """The memory is what whoever moves it wants."""
+    optimizer = start(**paths.options(path, monkeypatch))
+    optimizer.step(closure_of(optimizer))
+    optimizer.step(closure_of(optimizer))
+    gone = [weakref.ref(state[name]) for state in optimizer.state.values() for name in state]
+    optimizer.state.clear()
+    assert not any(each() is not None for each in gone)
+
+
+def test_capturable_set_later_counts_in_a_tensor():
+    optimizer = start(foreach=False)
+    optimizer.step(closure_of(optimizer))
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    optimizer.step(closure_of(optimizer))
+    assert isinstance(optimizer.param_groups[0]["calls"], torch.Tensor)
+
+
 def test_an_interrupted_start_is_made_good(monkeypatch):
     """What did not come about must not be taken as known."""
     optimizer = start(foreach=False)
@@ -299,7 +452,9 @@ def test_parameters_that_are_not_plain_are_never_taken_as_known():
     image = nn.Parameter(torch.zeros(1, 2, 3, 3).to(memory_format=torch.channels_last))
     assert bundles.look([{"params": [image]}]) is None
     plain = {"params": [nn.Parameter(torch.zeros(2))]}
-    assert bundles.look([plain]) == bundles.look([plain]) is not None
+    look = bundles.look([plain])
+    assert look is not None
+    assert bundles.look([plain], look) is look
 
 
 def test_the_same_memory_read_as_another_dtype_is_noticed():
@@ -307,4 +462,4 @@ def test_the_same_memory_read_as_another_dtype_is_noticed():
     group = {"params": [half]}
     before = bundles.look([group])
     half.data = half.data.view(torch.bfloat16)
-    assert bundles.look([group]) != before
+    assert bundles.look([group], before) is not before

@@ -282,7 +282,7 @@ def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _all_but(odd: Sequence[int], tensors: Tensors) -> list[int]:
-    return [i for i in range(len(tensors)) if i not in odd]
+    return sorted(set(range(len(tensors))).difference(odd))
 
 
 def _at(places: Sequence[int], *lists: Sequence[Any]) -> list[list[Any]]:

@@ -21,7 +21,7 @@ class LearnedVariances(TwoPassOptimizer):
 
     _kept: dict[Tensor, Tensor]  # room for the mean on the compiled path
     _split: dict[tuple[int, ...], list[Bundle]]  # by ids; until anything is moved
-    _look: Any  # at how all lay when they were split
+    _look: bundles.Look | None  # at how all lay when they were split
     _apart: bool | None  # whether none shared memory then, once it is known
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
@@ -49,11 +49,7 @@ class LearnedVariances(TwoPassOptimizer):
 
     @torch.no_grad()
     def _to_sample(self, params: list[Tensor]) -> None:
-        look = bundles.look(self.param_groups)
-        if not self._holds(look):
-            self._split_anew()
-            self._create_state()
-            self._look = look
+        self._begin()
         if getattr(self.draw_noise, "__func__", None) is not LearnedVariances.draw_noise:
             self._to_given_sample(params)
             return
@@ -98,6 +94,7 @@ class LearnedVariances(TwoPassOptimizer):
     @torch.no_grad()
     def _to_perturbation(self, gradients: Gradients, share: float | None) -> Gradients:
         given = present(gradients)
+        self._go_on()
         self._aside.take(list(gradients), self._room)
         self._aside.put_back(without=given)
         if self._in_closures == 1 and all(map(owned, given.values())):
@@ -139,8 +136,7 @@ class LearnedVariances(TwoPassOptimizer):
 
     @torch.no_grad()
     def _update(self) -> None:
-        if not self._holds(bundles.look(self.param_groups)):
-            self._split_anew()
+        self._go_on()
         gradients = self._mean_gradients()
         self._aside.put_back(without=gradients)
         for bundle in self._bundles(list(gradients)):
@@ -173,6 +169,7 @@ class LearnedVariances(TwoPassOptimizer):
         super()._discard()
         self._scales: dict[Tensor, Tensor] = {}  # mean over sub-batches of sqrt(s) |g|
         self._first: dict[Tensor, Tensor] = {}  # g itself, where there is one and it may be kept
+        self._let_go()
 
     @torch.no_grad()
     @torch.inference_mode(False)  # what is made there could not be trained with afterwards
@@ -295,21 +292,46 @@ class LearnedVariances(TwoPassOptimizer):
     def _states(self, bundle: Bundle, name: str) -> list[Tensor]:
         return bundle.states(self.state, name)
 
-    def _holds(self, look: Any) -> bool:
-        """Whether all that is known of how parameters, groups and state lie still holds."""
-        if look is None or look != self._look:
+    def _as_before(self, look: bundles.Look | None) -> bool:
+        """Whether parameters, groups and state are those that were split, and lie as they did."""
+        if look is None or look is not self._look:
             return False
         return all(bundle.holds(self.state) for each in self._split.values() for bundle in each)
 
+    def _begin(self) -> None:
+        """Have state for all, and know how all of it lies."""
+        look = bundles.look(self.param_groups, self._look)
+        if self._as_before(look):
+            return
+        self._split_anew()
+        self._create_state()
+        for bundle in self._bundles(self._trainable()):
+            for name in states.NAMES:
+                bundle.states(self.state, name)  # from now on it is noticed if one is exchanged
+        self._look = look
+
+    def _go_on(self) -> None:
+        """Forget how all lay, if anything was exchanged or moved since the step began."""
+        if not self._as_before(bundles.look(self.param_groups, self._look)):
+            self._split_anew()
+
     def _split_anew(self) -> None:
         self._split, self._look, self._apart = {}, None, None
+
+    def _let_go(self) -> None:
+        """Keep nothing for the next step that might be looked at in vain, or wanted back."""
+        if self._look is None:
+            self._split_anew()
+        for each in self._split.values():
+            for bundle in each:
+                bundle.let_go()
 
     def _bundles(self, params: Sequence[Tensor]) -> list[Bundle]:
         """Return parameters by group, device and dtype, split once as long as all holds."""
         key = tuple(map(id, params))
         if key not in self._split:
             if len(self._split) == _SPLITS:  # where gradients come now here, now there
-                self._split.clear()
+                self._split_anew()
             self._split[key] = list(bundles.split(self.param_groups, params))
         return self._split[key]
 
