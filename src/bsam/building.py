@@ -109,5 +109,5 @@ def _run(command: list[str]) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
     except subprocess.CalledProcessError as error:
-        words = error.stderr.split()[:60]
-        raise OSError(f"{shlex.join(command)} failed: {' '.join(words)}") from error
+        words = " ".join(error.stderr.split()[:60]) or f"exit status {error.returncode}, no message"
+        raise OSError(f"{shlex.join(command)} failed: {words}") from error

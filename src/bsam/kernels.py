@@ -177,7 +177,8 @@ def _works(device: str, dtype: torch.dtype, better: str) -> bool:
         reason = better or " ".join(str(error).split()[:30]) or type(error).__name__
         warnings.warn(
             f"compiled=True: no kernel could be compiled for {device} ({reason}); the steps go on "
-            "uncompiled, with the same numbers to rounding. Have a C++ compiler, or leave it out.",
+            "uncompiled, with the same numbers to rounding. Have a C++ compiler, or leave the "
+            "option out.",
             stacklevel=2,
         )
         return False

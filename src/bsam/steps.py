@@ -305,7 +305,7 @@ class LearnedVariances(TwoPassOptimizer):
             return
         self._split_anew()
         self._create_state()
-        for bundle in self._bundles(self._trainable()):
+        for bundle in self._bundles(self._trainable()) if look else ():
             for name in states.NAMES:
                 bundle.states(self.state, name)  # from now on it is noticed if one is exchanged
         self._look = look
