@@ -103,8 +103,7 @@ def split(groups: Sequence[dict[str, Any]], chosen: Sequence[Tensor]) -> Iterato
         groups: of an optimizer.
         chosen: of its parameters; the others count in the stream of noise all the same.
     """
-    every, among = [p for group in groups for p in group["params"]], set(chosen)
-    first = dict(zip(every, noise.first_elements(every), strict=True))
+    first, among = first_elements(groups), set(chosen)
     for group in groups:
         kinds: dict[Any, list[Tensor]] = {}
         for p in group["params"]:
@@ -112,6 +111,16 @@ def split(groups: Sequence[dict[str, Any]], chosen: Sequence[Tensor]) -> Iterato
                 kinds.setdefault((p.device, p.dtype), []).append(p)
         for params in kinds.values():
             yield Bundle(params, group, [first[p] for p in params])
+
+
+def first_elements(groups: Sequence[dict[str, Any]]) -> dict[Tensor, int]:
+    """Return by parameter the number in the stream of noise of its first element.
+
+    Args:
+        groups: of an optimizer, whose parameters lie end to end in it.
+    """
+    every = [p for group in groups for p in group["params"]]
+    return dict(zip(every, noise.first_elements(every), strict=True))
 
 
 class Look:

@@ -43,7 +43,8 @@ class LearnedVariances(TwoPassOptimizer):
         Returns:
             One tensor for each, of its shape, on its device, in the dtype of its state.
         """
-        return noise.standard_normal_like(params, self._first_elements(params), self._key())
+        first = bundles.first_elements(self.param_groups)
+        return noise.standard_normal_like(params, [first[p] for p in params], self._key())
 
     # -------------------------------------------------------------- the lines of the algorithm
 
@@ -283,11 +284,6 @@ class LearnedVariances(TwoPassOptimizer):
         """Return the key of the stream of noise that the current sub-batch has."""
         group = self.param_groups[0]
         return noise.stream_key(group["seed"], group["calls"], self._sub_batches)
-
-    def _first_elements(self, params: list[Tensor]) -> list[int]:
-        every = [p for group in self.param_groups for p in group["params"]]
-        first = dict(zip(every, noise.first_elements(every), strict=True))
-        return [first[p] for p in params]
 
     def _states(self, bundle: Bundle, name: str) -> list[Tensor]:
         return bundle.states(self.state, name)
