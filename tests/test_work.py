@@ -263,6 +263,7 @@ def test_python_does_no_more_for_a_tensor_than_it_did(path, most, monkeypatch):
     assert calls < most, f"{calls:.1f} calls for each tensor, at most {most} before"
 
 
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the bounds are those of Python 3.11")
 def test_a_look_more_at_each_tensor_is_noticed(monkeypatch):
     calls = calls_for_a_tensor(paths.options("native", monkeypatch), Copying)
     assert calls > CALLS["native"], f"lower the bound: {calls:.1f} with two calls too many"
