@@ -87,13 +87,13 @@ class _Found:
         self._dtypes = [t.dtype for t in tensors]
         self._counts = [t.numel() for t in tensors]
 
-    def again(self, tensors: Sequence[Tensor | None]) -> bool:
-        """Return whether these are they, and are still like that."""
+    def again(self, tensors: Sequence[Any]) -> bool:
+        """Return whether these are they, and are still like that; None stands for a missing one."""
         for t, found in zip(tensors, self._tensors, strict=True):
             if t is None or t is not found():
                 return False
-        same_dtypes = [t.dtype for t in tensors if t is not None] == self._dtypes
-        return same_dtypes and [t.numel() for t in tensors if t is not None] == self._counts
+        same_dtypes = [t.dtype for t in tensors] == self._dtypes
+        return same_dtypes and [t.numel() for t in tensors] == self._counts
 
 
 def split(groups: Sequence[dict[str, Any]], chosen: Sequence[Tensor]) -> Iterator[Bundle]:
